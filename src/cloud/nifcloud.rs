@@ -1,0 +1,1 @@
+//! Adapter: the NIFCLOUD computing API over HTTPS.

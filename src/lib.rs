@@ -1,0 +1,22 @@
+//! CSI driver for NIFCLOUD (FJcloud-V) additional disks.
+//!
+//! The crate is layered; an arrow means "may use":
+//!
+//! ```text
+//! main -> cli, app            the only place that knows concrete types
+//! app  -> everything
+//! csi  -> domain, fleet, host (port), jobs, proto
+//! fleet -> domain, cloud (port)         shared reads, queued writes
+//! cloud/nifcloud -> domain, cloud       adapter: HTTP, XML, signature version 2
+//! host/linux     -> domain, host        adapter: sysfs, mount(2), mkfs
+//! emulator       -> domain              a NIFCLOUD computing API on loopback
+//! domain         -> std                 no I/O
+//! ```
+//!
+//! `tests/architecture.rs` holds these directions.
+
+pub mod cloud;
+pub mod domain;
+pub mod fleet;
+pub mod host;
+pub mod jobs;
