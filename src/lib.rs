@@ -15,8 +15,18 @@
 //!
 //! `tests/architecture.rs` holds these directions.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod cloud;
+pub mod config;
+pub mod csi;
+pub mod demo;
 pub mod domain;
+pub mod emulator;
 pub mod fleet;
 pub mod host;
 pub mod jobs;
+pub mod proto;
+pub mod shutdown;
+pub mod telemetry;

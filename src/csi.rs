@@ -1,0 +1,1 @@
+//! The CSI services: the only place with tonic.

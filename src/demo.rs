@@ -1,0 +1,1 @@
+//! `demo`: a claim's whole life on the embedded cloud.

@@ -1,0 +1,1 @@
+//! A NIFCLOUD computing API on loopback, with real disks behind it.
