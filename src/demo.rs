@@ -1,1 +1,3 @@
 //! `demo`: a claim's whole life on the embedded cloud.
+
+pub mod vm;
