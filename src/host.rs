@@ -111,7 +111,9 @@ pub struct MountEntry {
     pub id: u64,
     /// Parent mount id.
     pub parent: u64,
-    /// Device number of the mounted file system. For a bind of a device node this is devtmpfs.
+    /// Device number of the mounted file system. For a bind of a device node this is devtmpfs. Btrfs shows an
+    /// anonymous number in mountinfo; here it is the number of the device that the row names as its source, so that
+    /// one comparison serves all types.
     pub devno: DevNo,
     /// Root of the mount within the file system (for a bind: the bound path).
     pub root: PathBuf,
@@ -324,6 +326,16 @@ pub enum HostError {
         device: PathBuf,
         /// What is on it.
         found: String,
+    },
+    /// A mkfs or mount option that this file system does not have, or that may not be given.
+    #[error("option {key:?} cannot be used with {fs}: {reason}")]
+    BadOption {
+        /// The file system.
+        fs: FsType,
+        /// The option as it was given.
+        key: String,
+        /// Why, and what is possible.
+        reason: String,
     },
     /// Somebody uses the device or the mount.
     #[error("{path:?} is in use by {users}")]
