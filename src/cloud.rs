@@ -26,10 +26,12 @@ use crate::domain::id::{DiskName, VmName};
 #[async_trait]
 pub trait Cloud: Send + Sync + fmt::Debug {
     /// `DescribeVolumes` for the given names; an empty list reads all disks of the region. One unknown name fails
-    /// the whole call with [`Rejection::VolumeNotFound`].
+    /// the whole call with [`Rejection::VolumeNotFound`]. An answer that lacks a name without saying that it does
+    /// not exist proves nothing and is [`CallError::Unknown`]: every name asked for is in an `Ok`.
     async fn describe_disks(&self, names: &[DiskName]) -> Result<Vec<Disk>, CallError>;
 
-    /// `DescribeInstances` for the given names; an empty list reads all VMs of the region.
+    /// `DescribeInstances` for the given names; an empty list reads all VMs of the region. Unknown and lacking names
+    /// fail the call as in [`Cloud::describe_disks`].
     async fn describe_vms(&self, names: &[VmName]) -> Result<Vec<Vm>, CallError>;
 
     /// `DescribeInstanceAttribute` with `blockDeviceMapping`: the slots of one VM.
