@@ -1,0 +1,172 @@
+//! What may be done to a disk's content: the policy that keeps data alive.
+//!
+//! | found | done |
+//! |---|---|
+//! | blank, proven | format |
+//! | our own half-made file system | format again |
+//! | the file system asked for, with the UUID expected | use |
+//! | not zero, no signature | refuse, unless `nonZeroBlankDisk: format` |
+//! | anything else, or unknown | refuse |
+
+use std::time::Instant;
+
+use super::command::Stage;
+use super::error::{Advice, NodeError};
+use super::kernel::Kernel;
+use super::stage::Proof;
+use crate::domain::capability::FsType;
+use crate::domain::id::FsUuid;
+use crate::host::{BlockDevice, Content, DeviceFacts, FormatPlan};
+
+/// Makes sure that `device` carries the file system asked for.
+pub(super) fn content(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    proof: &Proof,
+    fs: FsType,
+) -> Result<(), NodeError> {
+    let wrong = |found: String, expected: String, advice| NodeError::WrongContent {
+        device: device.path.clone(),
+        volume: command.disk.to_string(),
+        found,
+        expected,
+        advice,
+    };
+    let ours = command.stamp();
+    match kernel.host.probe(device)? {
+        Content::Known { fs: found, uuid } if found == fs => identity(command, device, uuid),
+        Content::Known { fs: found, .. } => Err(wrong(
+            format!("a file system of type {found}"),
+            fs.to_string(),
+            Advice::EmptyIt,
+        )),
+        Content::Blank => format(kernel, command, device, proof, fs),
+        Content::HalfMade { uuid } if uuid == ours => {
+            tracing::warn!(device = ?device.path, "a file system was left half-made; making it again");
+            format(kernel, command, device, proof, fs)
+        }
+        Content::HalfMade { uuid } => Err(wrong(
+            format!("a half-made file system with UUID {uuid}"),
+            format!("UUID {ours}"),
+            Advice::Look,
+        )),
+        Content::NonZero { .. } if command.allow_non_zero => {
+            format(kernel, command, device, proof, fs)
+        }
+        Content::NonZero { offset } => Err(wrong(
+            format!("data without a known signature (first byte that is not zero at {offset})"),
+            format!("a blank disk or {fs}"),
+            Advice::SetNonZero,
+        )),
+        Content::Foreign { what } => Err(wrong(
+            what,
+            format!("a blank disk or {fs}"),
+            Advice::EmptyIt,
+        )),
+        Content::Unknown { why } => Err(wrong(
+            format!("content that cannot be told ({why})"),
+            format!("a blank disk or {fs}"),
+            Advice::Look,
+        )),
+    }
+}
+
+/// The file system is the volume's: its UUID is the one that CreateVolume promised. A volume of the Go driver or
+/// an imported one has no promise, and any file system of the right type is taken.
+fn identity(command: &Stage, device: &BlockDevice, found: Option<FsUuid>) -> Result<(), NodeError> {
+    let Some(expected) = &command.fs_uuid else {
+        return Ok(());
+    };
+    if found.as_ref() == Some(expected) {
+        return Ok(());
+    }
+    let found = found.map_or_else(|| "none".to_owned(), |uuid| uuid.to_string());
+    if !command.identity_check {
+        tracing::warn!(
+            device = ?device.path, %expected, found,
+            "the file system is not the volume's; used because identityCheck is off"
+        );
+        return Ok(());
+    }
+    Err(NodeError::WrongDisk {
+        device: device.path.clone(),
+        volume: command.disk.to_string(),
+        expected: format!("a file system with UUID {expected}"),
+        found: format!("UUID {found}"),
+        advice: Advice::OverrideIdentity,
+    })
+}
+
+fn format(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    proof: &Proof,
+    fs: FsType,
+) -> Result<(), NodeError> {
+    if command.capability.mode.read_only() {
+        return Err(NodeError::WrongContent {
+            device: device.path.clone(),
+            volume: command.disk.to_string(),
+            found: "no file system".to_owned(),
+            expected: format!("{fs} to be read"),
+            advice: Advice::WriteFirst,
+        });
+    }
+    if proof.mounted {
+        return Err(NodeError::InUse {
+            device: device.path.clone(),
+            volume: command.disk.to_string(),
+            users: "a mount, although no file system was found on it".to_owned(),
+        });
+    }
+    // sysfs may still show the identity of a disk that was in this slot before; a rescan reads it anew.
+    kernel.host.rescan(device)?;
+    unchanged(kernel, command, device, &proof.facts)?;
+    let plan = FormatPlan {
+        fs,
+        uuid: command.stamp(),
+        options: command.mkfs.clone(),
+        allow_non_zero: command.allow_non_zero,
+    };
+    tracing::info!(device = ?device.path, devno = %device.devno, %fs, uuid = %plan.uuid, "formatting");
+    let until = Instant::now() + kernel.config.timeouts.format;
+    Ok(kernel.host.format(device, &plan, until)?)
+}
+
+/// The slot still holds the same disk as when it was proved.
+pub(super) fn unchanged(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    then: &DeviceFacts,
+) -> Result<(), NodeError> {
+    let wrong = |expected: String, found: String| NodeError::WrongDisk {
+        device: device.path.clone(),
+        volume: command.disk.to_string(),
+        expected,
+        found,
+        advice: Advice::Look,
+    };
+    let in_slot = kernel.host.device_at(command.at)?.map(|found| found.devno);
+    if in_slot != Some(device.devno) {
+        return Err(wrong(
+            format!("device {} in slot {}", device.devno, command.at),
+            in_slot.map_or_else(|| "none".to_owned(), |devno| devno.to_string()),
+        ));
+    }
+    let now = kernel.host.inspect(device)?;
+    if (&now.serial, &now.wwid) != (&then.serial, &then.wwid) || now.size < then.size {
+        let words = |facts: &DeviceFacts| {
+            format!(
+                "serial {}, WWN {}, {} bytes",
+                facts.serial.as_deref().unwrap_or("none"),
+                facts.wwid.as_deref().unwrap_or("none"),
+                facts.size
+            )
+        };
+        return Err(wrong(words(then), words(&now)));
+    }
+    Ok(())
+}

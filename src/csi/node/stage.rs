@@ -1,0 +1,237 @@
+//! NodeStageVolume: from a slot to a mounted file system or a bound device node.
+
+use std::time::Instant;
+
+use super::command::Stage;
+use super::error::{Advice, NodeError};
+use super::kernel::{Kernel, Staged, block_node};
+use super::prepare;
+use super::records::Record;
+use crate::domain::capability::{Access, FsType};
+use crate::host::{BlockDevice, DeviceFacts, HostError};
+
+/// What the proof found out about the disk.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) facts: DeviceFacts,
+    /// The file system is mounted already, at a publish target: it must not be checked or grown unmounted.
+    pub(super) mounted: bool,
+}
+
+pub(super) fn stage(kernel: &Kernel, command: &Stage, deadline: Instant) -> Result<(), NodeError> {
+    if already_staged(kernel, command)? {
+        return Ok(());
+    }
+    let device = kernel.host.find_device(command.at, deadline)?;
+    let proof = prove(kernel, command, &device)?;
+    let block = command.capability.access == Access::Block;
+    let record = Record::new(
+        &command.disk,
+        &command.staging,
+        block,
+        command.at,
+        device.devno,
+        proof.facts.serial.clone(),
+        kernel.records.boot(),
+    );
+    kernel.records.store(&command.disk, &record)?;
+    let result = match &command.capability.access {
+        Access::Block => stage_block(kernel, command, &device),
+        Access::Mount { fs, flags } => stage_mount(kernel, command, &device, &proof, *fs, flags),
+    };
+    if let Err(error) = &result
+        && settled(error)
+        && kernel.staged(&command.disk, &command.staging)? == Staged::Nothing
+    {
+        kernel.records.remove(&command.disk)?;
+    }
+    result
+}
+
+/// After a final error the CO does not call NodeUnstageVolume: nothing may be left for it to do.
+fn settled(error: &NodeError) -> bool {
+    use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable};
+    !matches!(
+        error.verdict().0,
+        Aborted | Cancelled | DeadlineExceeded | Unavailable
+    )
+}
+
+/// Whether the volume's own device is at the staging path. A mount of a device that is gone is cleared.
+fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
+    let staged = kernel.staged(&command.disk, &command.staging)?;
+    let path = match &staged {
+        Staged::Nothing => return Ok(false),
+        Staged::Mount { .. } => command.staging.clone(),
+        Staged::Block { node, .. } => node.clone(),
+    };
+    let Some(device) = staged.device() else {
+        tracing::warn!(?path, "clearing a mount whose device is gone");
+        kernel.unmount_verified(&command.disk, &path)?;
+        return Ok(false);
+    };
+    let in_slot = kernel.host.device_at(command.at)?;
+    if in_slot.as_ref().map(|found| found.devno) != Some(device.devno) {
+        return Err(NodeError::PathTaken {
+            path,
+            volume: command.disk.to_string(),
+            found: device.devno.to_string(),
+            expected: in_slot.map_or_else(
+                || format!("expected in slot {}, which is empty", command.at),
+                |found| format!("device {} in slot {}", found.devno, command.at),
+            ),
+        });
+    }
+    compatible(command, &staged)?;
+    same_serial(kernel, command, device)?;
+    Ok(true)
+}
+
+fn compatible(command: &Stage, staged: &Staged) -> Result<(), NodeError> {
+    let found = match (&command.capability.access, staged) {
+        (Access::Mount { fs, .. }, Staged::Mount { entry, .. }) => {
+            if entry.fs_type == fs.name() {
+                return Ok(());
+            }
+            entry.fs_type.clone()
+        }
+        (Access::Block, Staged::Block { .. }) | (_, Staged::Nothing) => return Ok(()),
+        (Access::Block, Staged::Mount { entry, .. }) => entry.fs_type.clone(),
+        (Access::Mount { .. }, Staged::Block { .. }) => "raw block".to_owned(),
+    };
+    let asked = match &command.capability.access {
+        Access::Mount { fs, .. } => fs.to_string(),
+        Access::Block => "raw block".to_owned(),
+    };
+    Err(NodeError::Incompatible {
+        volume: command.disk.to_string(),
+        path: command.staging.clone(),
+        found,
+        asked,
+    })
+}
+
+/// A disk that changed its identity under a live mount (a lost hot-plug event) is told, not used.
+fn same_serial(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
+    let Some(record) = kernel.current_record(&command.disk)? else {
+        return Ok(());
+    };
+    let now = kernel.host.inspect(device)?.serial;
+    match (&record.serial, &now) {
+        (Some(then), Some(now)) if then != now => Err(NodeError::WrongDisk {
+            device: device.path.clone(),
+            volume: command.disk.to_string(),
+            expected: format!("serial number {then}"),
+            found: format!("serial number {now} under a mount that is in use"),
+            advice: Advice::StopPods,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The disk is writable as asked, large enough, and nobody else's.
+fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof, NodeError> {
+    let volume = || command.disk.to_string();
+    let mut facts = kernel.host.inspect(device)?;
+    if facts.read_only && !command.capability.mode.read_only() {
+        return Err(NodeError::WriteProtected {
+            device: device.path.clone(),
+            volume: volume(),
+        });
+    }
+    let used_by = |users: String| NodeError::InUse {
+        device: device.path.clone(),
+        volume: volume(),
+        users,
+    };
+    if !facts.holders.is_empty() {
+        return Err(used_by(facts.holders.join(", ")));
+    }
+    let mounts = kernel.host.mounts_of(device.devno)?;
+    let root = &kernel.config.kubelet_dir;
+    if let Some(stranger) = mounts.iter().find(|mount| !mount.target.starts_with(root)) {
+        return Err(used_by(format!("a mount at {}", stranger.target.display())));
+    }
+    if let Some(owner) = kernel.other_owner(&command.disk, device.devno)? {
+        return Err(used_by(format!(
+            "volume {}, staged at {}",
+            owner.volume,
+            owner.staging.display()
+        )));
+    }
+    if let Some(expected) = command.size
+        && facts.size < expected
+    {
+        facts.size = kernel.host.rescan(device)?;
+        if facts.size < expected {
+            return Err(HostError::StillSmall {
+                device: device.path.clone(),
+                actual: facts.size,
+                expected,
+            }
+            .into());
+        }
+    }
+    Ok(Proof {
+        facts,
+        mounted: !mounts.is_empty(),
+    })
+}
+
+fn stage_block(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
+    let node = block_node(&command.staging, &command.disk);
+    kernel.host.bind_device(device, &node)?;
+    verify(kernel, command, device)
+}
+
+fn stage_mount(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    proof: &Proof,
+    fs: FsType,
+    flags: &[String],
+) -> Result<(), NodeError> {
+    let limit = kernel.config.timeouts.format;
+    let read_only = command.capability.mode.read_only();
+    prepare::content(kernel, command, device, proof, fs)?;
+    if !read_only && !proof.mounted {
+        kernel.host.check(device, fs, Instant::now() + limit)?;
+        kernel
+            .host
+            .grow_unmounted(device, fs, Instant::now() + limit)?;
+    }
+    prepare::unchanged(kernel, command, device, &proof.facts)?;
+    let mut options = flags.to_vec();
+    if read_only && !options.iter().any(|option| option == "ro") {
+        options.push("ro".to_owned());
+    }
+    kernel.host.mount(device, &command.staging, fs, &options)?;
+    let grown = verify(kernel, command, device).and_then(|()| {
+        let writable = !options.iter().any(|option| option == "ro");
+        if writable && matches!(fs, FsType::Xfs | FsType::Btrfs) {
+            let until = Instant::now() + limit;
+            kernel
+                .host
+                .grow_mounted(device, fs, &command.staging, until)?;
+        }
+        Ok(())
+    });
+    if grown.is_err() {
+        kernel.unmount_verified(&command.disk, &command.staging)?;
+    }
+    grown
+}
+
+/// The kernel shows this device at the staging path.
+fn verify(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
+    let (_, there) = kernel.staged_device(&command.disk, &command.staging, None)?;
+    if there.devno == device.devno {
+        return Ok(());
+    }
+    Err(NodeError::NotStaged {
+        volume: command.disk.to_string(),
+        staging: command.staging.clone(),
+        found: format!("device {} instead of {}", there.devno, device.devno),
+    })
+}
