@@ -23,7 +23,7 @@ impl Request {
         }
     }
 
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    fn with(mut self, name: &'static str, value: &(impl ToString + ?Sized)) -> Self {
         self.params.push((Cow::Borrowed(name), value.to_string()));
         self
     }
@@ -65,7 +65,7 @@ pub(crate) fn describe_zones() -> Request {
 pub(crate) fn create_volume(disk: &NewDisk) -> Request {
     Request::new("CreateVolume")
         .with("VolumeId", &disk.name)
-        .with("Size", disk.size.gib())
+        .with("Size", &disk.size.gib())
         .with("DiskType", &disk.type_code)
         .with("AccountingType", disk.accounting.code())
         .with("InstanceId", &disk.anchor)

@@ -22,7 +22,7 @@ const MAX_NODES: usize = 100_000;
 pub(crate) struct Node {
     name: String,
     text: String,
-    children: Vec<Node>,
+    children: Vec<Self>,
 }
 
 /// A text that is not an XML answer.
