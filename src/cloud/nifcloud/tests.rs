@@ -1,5 +1,6 @@
 //! The client against a small HTTP server that answers as a test tells it to.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -183,6 +184,43 @@ async fn a_call_is_one_signed_form_post() {
             "Signature"
         ]
     );
+    assert_eq!(
+        signature_of(body, &server.address.to_string(), "secret"),
+        value_of(body, "Signature")
+    );
+    let timestamp = value_of(body, "Timestamp");
+    let form: String = timestamp
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    assert_eq!(form, "0000-00-00T00:00:00Z", "{timestamp}");
+}
+
+fn decoded(body: &str) -> BTreeMap<String, String> {
+    let decode = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8()
+            .unwrap()
+            .into_owned()
+    };
+    body.split('&')
+        .map(|pair| pair.split_once('=').unwrap())
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
+}
+
+fn value_of(body: &str, name: &str) -> String {
+    decoded(body)[name].clone()
+}
+
+/// The signature as a server computes it: from what arrived, by other code than the client's.
+fn signature_of(body: &str, host: &str, secret: &str) -> String {
+    use base64::Engine as _;
+    use hmac::{KeyInit as _, Mac as _};
+    let query = fuzzing::naive_query(&decoded(body));
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("POST\n{host}\n/api/\n{query}").as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
 }
 
 #[tokio::test]
