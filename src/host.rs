@@ -18,6 +18,23 @@ use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
 use crate::domain::id::FsUuid;
 
+mod bypath;
+mod command;
+mod device;
+mod fault;
+mod format;
+mod grow;
+mod health;
+pub mod linux;
+mod mount;
+pub mod mountinfo;
+mod paths;
+mod probe;
+mod release;
+mod stats;
+mod sysfs;
+mod wait;
+
 /// A block device that was found at a slot or under a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockDevice {

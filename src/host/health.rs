@@ -1,0 +1,200 @@
+//! What the kernel shows about a disk in trouble. Reads only; never hangs on a dead mount.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::device::{Kernel, names, number, text};
+use super::mount::Table;
+use super::stats::Asked;
+use super::{Finding, HostError, MountEntry, Severity};
+use crate::domain::device::DevNo;
+
+/// How long a mount may take to answer before it counts as dead.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the look needs.
+#[derive(Debug)]
+pub(super) struct Examiner<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) table: &'a Table,
+    pub(super) asked: &'a Asked,
+}
+
+fn finding(severity: Severity, reason: &'static str, message: String) -> Finding {
+    Finding {
+        severity,
+        reason,
+        message,
+    }
+}
+
+impl Examiner<'_> {
+    /// Everything that is wrong, worst first.
+    pub(super) fn findings(
+        &self,
+        devno: DevNo,
+        mounted_at: Option<&Path>,
+    ) -> Result<Vec<Finding>, HostError> {
+        let mut found: Vec<_> = self.device(devno).into_iter().collect();
+        if let Some(path) = mounted_at {
+            match self.table.at(path)? {
+                None => found.push(finding(
+                    Severity::Inaccessible,
+                    "NotMounted",
+                    format!("nothing is mounted at {}; restart the pod", path.display()),
+                )),
+                Some(entry) if entry.devno != devno => found.push(finding(
+                    Severity::Inaccessible,
+                    "WrongDevice",
+                    format!(
+                        "{} is a mount of device {} ({}), not of {devno}; restart the pod",
+                        path.display(),
+                        entry.devno,
+                        entry.source
+                    ),
+                )),
+                Some(entry) => found.extend(self.mounted(devno, path, &entry)),
+            }
+        }
+        found.sort_by_key(|one| match one.severity {
+            Severity::DataLoss => 0,
+            Severity::Inaccessible => 1,
+            Severity::Degraded => 2,
+        });
+        Ok(found)
+    }
+
+    fn device(&self, devno: DevNo) -> Option<Finding> {
+        let gone = |message: String| Some(finding(Severity::Inaccessible, "DeviceGone", message));
+        let Some(directory) = self.kernel.directory(devno) else {
+            return gone(format!(
+                "the kernel has no device {devno} any more: the disk was detached from the VM while in use"
+            ));
+        };
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        if number(&directory.join("size")) == Some(0) {
+            return gone(format!("{name} has no medium any more"));
+        }
+        if let Some(state) = text(&directory.join("device/state"))
+            && state != "running"
+        {
+            return Some(finding(
+                Severity::Inaccessible,
+                "DeviceOffline",
+                format!(
+                    "the kernel has taken {name} offline (state {state}) after I/O errors or a removal"
+                ),
+            ));
+        }
+        (number(&directory.join("ro")) == Some(1)).then(|| {
+            finding(
+                Severity::Degraded,
+                "DeviceReadOnly",
+                format!("{name} is write-protected by the hypervisor or by an administrator"),
+            )
+        })
+    }
+
+    fn mounted(&self, devno: DevNo, path: &Path, entry: &MountEntry) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let has = |word: &str| entry.super_options.iter().any(|option| option == word);
+        let per_mount_ro = entry.options.iter().any(|option| option == "ro");
+        if has("shutdown") {
+            found.push(finding(
+                Severity::Inaccessible,
+                "FileSystemShutDown",
+                format!(
+                    "{} was shut down by the kernel after an error",
+                    entry.fs_type
+                ),
+            ));
+        } else if has("emergency_ro") || (has("ro") && !per_mount_ro) {
+            found.push(finding(
+                Severity::Degraded,
+                "RemountedReadOnly",
+                format!(
+                    "{} was turned read-only by the kernel after an error; stop the pod and let the volume be \
+                     staged again, which checks it",
+                    entry.fs_type
+                ),
+            ));
+        }
+        let answer = self.asked.statvfs(path, Instant::now() + PATIENCE);
+        match answer {
+            Err(HostError::TimedOut { .. }) => found.push(finding(
+                Severity::Inaccessible,
+                "MountHangs",
+                format!(
+                    "{} does not answer; its device is probably gone",
+                    path.display()
+                ),
+            )),
+            Err(HostError::Io {
+                errno: Some(errno),
+                reason,
+                ..
+            }) if [Errno::EIO, Errno::ENXIO, Errno::ENODEV, Errno::ESTALE]
+                .contains(&Errno::from_raw(errno)) =>
+            {
+                found.push(finding(
+                    Severity::Inaccessible,
+                    "MountDead",
+                    format!("{} gives {reason}", path.display()),
+                ));
+            }
+            _ => {}
+        }
+        found.extend(self.errors(devno, &entry.fs_type));
+        found
+    }
+
+    /// Error counters that file systems keep in sysfs.
+    fn errors(&self, devno: DevNo, fs_type: &str) -> Option<Finding> {
+        let name = self.kernel.name(devno)?;
+        let fs = self.kernel.sysfs.join("fs");
+        if fs_type.starts_with("ext") {
+            let count = number(&fs.join("ext4").join(name).join("errors_count"))?;
+            return (count > 0).then(|| {
+                finding(
+                    Severity::Degraded,
+                    "FileSystemErrors",
+                    format!(
+                        "{fs_type} has recorded {count} errors; it is checked at the next stage"
+                    ),
+                )
+            });
+        }
+        if fs_type != "btrfs" {
+            return None;
+        }
+        let mut counted = Vec::new();
+        for uuid in names(&fs.join("btrfs")) {
+            let directory = fs.join("btrfs").join(uuid);
+            if !directory.join("devices").join(&name).exists() {
+                continue;
+            }
+            for id in names(&directory.join("devinfo")) {
+                let stats = text(&directory.join("devinfo").join(id).join("error_stats"));
+                let errors = stats.unwrap_or_default();
+                counted.extend(
+                    errors
+                        .lines()
+                        .filter(|line| !line.ends_with(" 0"))
+                        .map(str::to_owned),
+                );
+            }
+        }
+        (!counted.is_empty()).then(|| {
+            finding(
+                Severity::Degraded,
+                "DeviceErrors",
+                format!(
+                    "Btrfs has counted errors of the disk: {}",
+                    counted.join(", ")
+                ),
+            )
+        })
+    }
+}
