@@ -12,6 +12,8 @@ use quick_xml::Reader;
 use quick_xml::events::{BytesRef, Event};
 use thiserror::Error;
 
+use super::error::bounded;
+
 /// Deepest nesting; the API's own deepest answer has ten levels.
 const MAX_DEPTH: usize = 32;
 /// Most elements kept at once.
@@ -98,10 +100,7 @@ pub(crate) fn read(text: &str, rows: &mut Rows<'_>) -> Result<Node, XmlError> {
     reader.config_mut().expand_empty_elements = true;
     let mut builder = Builder::default();
     loop {
-        match reader
-            .read_event()
-            .map_err(|e| XmlError::Syntax(e.to_string()))?
-        {
+        match reader.read_event().map_err(|e| syntax(&e))? {
             Event::Start(start) => builder.open(start.local_name().as_ref())?,
             Event::End(_) => builder.close(rows)?,
             Event::Text(text) => builder.text(&text.xml10_content())?,
@@ -117,6 +116,11 @@ pub(crate) fn read(text: &str, rows: &mut Rows<'_>) -> Result<Node, XmlError> {
     }
 }
 
+/// The parser's message quotes the document, so it is bounded as the document is not.
+fn syntax(error: &quick_xml::Error) -> XmlError {
+    XmlError::Syntax(bounded(&error.to_string(), 120))
+}
+
 fn resolve(entity: &BytesRef<'_>) -> Result<char, XmlError> {
     match &**entity {
         "lt" => Ok('<'),
@@ -126,7 +130,7 @@ fn resolve(entity: &BytesRef<'_>) -> Result<char, XmlError> {
         "quot" => Ok('"'),
         _ => entity
             .resolve_char_ref()
-            .map_err(|e| XmlError::Syntax(e.to_string()))?
+            .map_err(|e| syntax(&e))?
             .ok_or(XmlError::Refused("an entity that XML does not define")),
     }
 }
@@ -263,6 +267,14 @@ mod tests {
         ] {
             assert!(tree(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_message_about_a_document_is_shorter_than_the_document() {
+        let name = "n\u{1}".repeat(100_000);
+        let error = tree(&format!("<{name}></b>")).unwrap_err().to_string();
+        assert!(error.chars().count() < 200, "{}", error.len());
+        assert!(!error.chars().any(char::is_control), "{error:?}");
     }
 
     #[test]
