@@ -1,0 +1,20 @@
+//! The CSI services in process, over a real Unix socket, with a cloud and a machine that behave but are not there.
+
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "helpers shared by the modules of this test binary"
+)]
+
+#[path = "api/fake_host.rs"]
+mod fake_host;
+#[path = "api/node.rs"]
+mod node;
+#[path = "api/node_harness.rs"]
+mod node_harness;
+#[path = "api/node_input.rs"]
+mod node_input;
+#[path = "api/node_refusals.rs"]
+mod node_refusals;
+#[path = "api/registration.rs"]
+mod registration;
