@@ -64,6 +64,16 @@ pub(crate) fn names(paths: &[PathBuf]) -> String {
 }
 
 impl Kernel {
+    /// Whether a mount point belongs to the kubelet. mountinfo shows paths without symlinks, and the kubelet's
+    /// directory is often one.
+    pub(crate) fn kubelets(&self, target: &Path) -> bool {
+        let root = &self.config.kubelet_dir;
+        target.starts_with(root)
+            || root
+                .canonicalize()
+                .is_ok_and(|real| target.starts_with(real))
+    }
+
     /// The device under a mounted file system; `None` if it is gone.
     pub(crate) fn device_of(&self, entry: &MountEntry) -> Result<Option<BlockDevice>, NodeError> {
         // Btrfs has anonymous device numbers (major 0) in mountinfo: there the source names the device.

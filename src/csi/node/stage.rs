@@ -148,8 +148,7 @@ fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof
         return Err(used_by(facts.holders.join(", ")));
     }
     let mounts = kernel.host.mounts_of(device.devno)?;
-    let root = &kernel.config.kubelet_dir;
-    if let Some(stranger) = mounts.iter().find(|mount| !mount.target.starts_with(root)) {
+    if let Some(stranger) = mounts.iter().find(|mount| !kernel.kubelets(&mount.target)) {
         return Err(used_by(format!("a mount at {}", stranger.target.display())));
     }
     if let Some(owner) = kernel.other_owner(&command.disk, device.devno)? {
