@@ -82,6 +82,7 @@ impl Server {
     }
 }
 
+/// Reads requests and does with each as told.
 async fn serve(mut stream: TcpStream, act: Act, seen: Arc<Mutex<Vec<String>>>) {
     while let Some(request) = read_request(&mut stream).await {
         seen.lock().unwrap().push(request);
@@ -287,13 +288,44 @@ async fn a_change_is_never_sent_twice_on_a_reused_connection() {
 #[tokio::test]
 async fn no_answer_in_time_is_unknown() {
     let server = Server::start(Act::Hang).await;
-    install_crypto_provider();
-    let mut config = config_of(server.address, Credentials::from_values("a", "b"));
-    config.timeouts.total = Duration::from_millis(200);
-    let client = Client::new(config).unwrap();
-    let error = client.extend_disk(&disk()).await.unwrap_err();
+    let client = server.client();
+    let call = tokio::spawn(async move { client.extend_disk(&disk()).await });
+    while server.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The request has arrived; from here on time passes by itself.
+    tokio::time::pause();
+    let error = call.await.unwrap().unwrap_err();
     assert!(matches!(error, CallError::Unknown { .. }), "{error:?}");
+    assert!(error.to_string().contains("within 60s"), "{error}");
     assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_gets_no_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
+        let mut received = Vec::new();
+        let _ = stream.read_to_end(&mut received).await;
+        received
+    });
+    install_crypto_provider();
+    let mut config = config_of(address, Credentials::from_values("AKFAKE", "secret"));
+    config.endpoint = Some(format!("https://{address}"));
+    let error = Client::new(config)
+        .unwrap()
+        .extend_disk(&disk())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
+    let received = server.await.unwrap();
+    assert!(!received.windows(6).any(|bytes| bytes == b"AKFAKE"));
 }
 
 #[tokio::test]
