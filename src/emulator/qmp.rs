@@ -50,7 +50,8 @@ pub enum QmpError {
 /// A disk as it is plugged into a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plug {
-    /// Name of the device and, with a prefix, of its block node: letters and digits.
+    /// Name of the device and, with a prefix, of its block node: at most 26 letters, digits and hyphens (QEMU
+    /// limits the names of block nodes to 31 characters).
     pub id: String,
     /// The raw file.
     pub file: PathBuf,
@@ -245,8 +246,7 @@ impl Qmp {
 }
 
 fn node_name(id: &str) -> String {
-    // Block node names are limited to 31 characters.
-    format!("node-{}", id.get(..26).unwrap_or(id))
+    format!("node-{id}")
 }
 
 fn device_arguments(disk: &Plug) -> Value {
