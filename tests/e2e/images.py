@@ -1,0 +1,159 @@
+"""Container images without a registry: tars for `ctr images import`, made from files.
+
+localhost/pause:1         a tiny ELF that sleeps for ever (what a pod's sandbox runs)
+localhost/test:1          busybox, the pods of the walks
+localhost/driver:VERSION  the driver's static binary with the file-system tools of the node's root
+"""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+
+
+class Image:
+    """One layer and a configuration."""
+
+    def __init__(self, tag: str, entrypoint: list[str] | None = None, command: list[str] | None = None) -> None:
+        self.tag = tag
+        self.config: dict = {"Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
+        if entrypoint:
+            self.config["Entrypoint"] = entrypoint
+        if command:
+            self.config["Cmd"] = command
+        self._buffer = io.BytesIO()
+        self._layer = tarfile.open(fileobj=self._buffer, mode="w")
+        self._seen: set[str] = set()
+
+    def directory(self, path: str, mode: int = 0o755) -> None:
+        path = path.strip("/")
+        parent = os.path.dirname(path)
+        if not path or path in self._seen:
+            return
+        self.directory(parent)
+        self._seen.add(path)
+        info = tarfile.TarInfo(path)
+        info.type, info.mode = tarfile.DIRTYPE, mode
+        self._layer.addfile(info)
+
+    def data(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        path = path.strip("/")
+        if path in self._seen:
+            return
+        self.directory(os.path.dirname(path))
+        self._seen.add(path)
+        info = tarfile.TarInfo(path)
+        info.size, info.mode = len(content), mode
+        self._layer.addfile(info, io.BytesIO(content))
+
+    def link(self, path: str, target: str) -> None:
+        path = path.strip("/")
+        if path in self._seen:
+            return
+        self.directory(os.path.dirname(path))
+        self._seen.add(path)
+        info = tarfile.TarInfo(path)
+        info.type, info.linkname = tarfile.SYMTYPE, target
+        self._layer.addfile(info)
+
+    def program(self, root: Path, path: str) -> None:
+        """A program of a node's root with its shared libraries, at the same paths."""
+        real = resolve(root, path)
+        self.data(path, real.read_bytes(), 0o755)
+        for library in libraries(root, real):
+            self.data(library, resolve(root, library).read_bytes(), 0o755)
+
+    def write(self, target: Path) -> None:
+        self._layer.close()
+        layer = self._buffer.getvalue()
+        config = json.dumps({
+            "architecture": "amd64", "os": "linux", "config": self.config,
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+        }).encode()
+        manifest = json.dumps([{"Config": "config.json", "RepoTags": [self.tag], "Layers": ["layer.tar"]}]).encode()
+        with tarfile.open(target, "w") as archive:
+            for name, content in (("config.json", config), ("layer.tar", layer), ("manifest.json", manifest)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def resolve(root: Path, path: str) -> Path:
+    """The file behind a path inside `root`, following symlinks as if `root` were /."""
+    current = Path("/")
+    parts = [part for part in path.split("/") if part]
+    for _ in range(200):
+        if not parts:
+            return root / str(current).lstrip("/")
+        part = parts.pop(0)
+        if part == "..":
+            current = current.parent
+            continue
+        inside = root / str(current / part).lstrip("/")
+        if inside.is_symlink():
+            target = os.readlink(inside)
+            parts = [p for p in target.split("/") if p] + parts
+            current = Path("/") if target.startswith("/") else current
+        else:
+            current = current / part
+    raise RuntimeError(f"too many symlinks: {path}")
+
+
+def libraries(root: Path, program: Path) -> list[str]:
+    """Paths inside `root` of the shared libraries that a program needs."""
+    inside = "/" + str(program.relative_to(root))
+    listed = subprocess.run(["chroot", str(root), "/usr/bin/ldd", inside], capture_output=True, text=True, check=False)
+    return [word for word in listed.stdout.split() if word.startswith("/")]
+
+
+def pause_program() -> bytes:
+    """mov eax, 34 (pause); syscall; jump back."""
+    code = b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7"
+    base, start = 0x400000, 64 + 56
+    size = start + len(code)
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+
+
+TOOLS = """mkfs.ext3 mkfs.ext4 e2fsck resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs xfs_repair xfs_db
+mkfs.btrfs btrfs blkid blockdev""".split()
+
+
+def find_tool(root: Path, name: str) -> str:
+    for directory in ("/usr/sbin", "/sbin", "/usr/bin", "/bin"):
+        if os.path.lexists(root / f"{directory}/{name}".lstrip("/")):
+            return f"{directory}/{name}"
+    raise RuntimeError(f"{name} is not in the node's root")
+
+
+def build(root: Path, driver: Path, out: Path, version: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    pause = Image("localhost/pause:1", entrypoint=["/pause"])
+    pause.data("pause", pause_program(), 0o755)
+    pause.write(out / "pause.tar")
+
+    test = Image("localhost/test:1", command=["/bin/sh"])
+    busybox = (root / "bin/busybox").read_bytes()
+    test.data("bin/busybox", busybox, 0o755)
+    applets = subprocess.run([str(root / "bin/busybox"), "--list"], capture_output=True, text=True, check=True)
+    for applet in applets.stdout.split():
+        test.link(f"bin/{applet}", "busybox")
+    for directory in "etc tmp root usr/bin usr/sbin var mnt proc sys dev data".split():
+        test.directory(directory)
+    test.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    test.write(out / "test.tar")
+
+    image = Image(f"localhost/driver:{version}", entrypoint=["/nifcloud-additional-storage-csi"])
+    image.data("nifcloud-additional-storage-csi", driver.read_bytes(), 0o755)
+    for tool in TOOLS:
+        image.program(root, find_tool(root, tool))
+    for directory in "etc proc sys dev run var/lib/kubelet csi keys".split():
+        image.directory(directory)
+    image.directory("tmp", 0o1777)
+    image.write(out / f"driver-{version}.tar")
