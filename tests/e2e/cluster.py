@@ -1,0 +1,306 @@
+"""A live Kubernetes on one machine: the control plane as plain processes, nodes made of namespaces.
+
+Everything lives in network namespaces of its own; nothing listens in the machine's network:
+
+    10.200.0.1         control plane and bridge (API server on 443, also at the service address 10.96.0.1)
+    10.200.0.(10+i)    node i
+    10.244.i.0/24      pods of node i
+"""
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+GATEWAY, SERVICE = "10.200.0.1", "10.96.0.1"
+REGION = "jp-east-1"
+
+
+class Failure(Exception):
+    """Something that a test promised did not happen."""
+
+
+def run(*command: str, check: bool = True, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+    result = subprocess.run(command, text=True, capture_output=True, timeout=timeout, check=False, **options)
+    if check and result.returncode:
+        raise Failure(f"{' '.join(command[:6])}: exit {result.returncode}: {(result.stderr or result.stdout)[-800:]}")
+    return result
+
+
+def wait(what: str, probe, limit: float = 60, every: float = 0.25):
+    """Calls `probe` until it answers something true; an exception counts as no."""
+    end = time.monotonic() + limit
+    last: object = None
+    while time.monotonic() < end:
+        try:
+            last = probe()
+            if last:
+                return last
+        except Exception as error:  # noqa: BLE001  (told below if it was the last)
+            last = error
+        time.sleep(every)
+    raise Failure(f"{what}: not within {limit:.0f} s; last seen: {str(last)[:600]}")
+
+
+@dataclass
+class Node:
+    name: str
+    number: int
+    zone: str
+    dir: Path
+    process: subprocess.Popen | None = None
+
+    @property
+    def address(self) -> str:
+        return f"10.200.0.{10 + self.number}"
+
+
+@dataclass
+class Cluster:
+    """Started by `up`, ended by `down`; `down` works on a half-started cluster too."""
+
+    bin: Path
+    root: Path
+    dir: Path
+    zones: list[str]
+    nodes: list[Node] = field(default_factory=list)
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = f"e2e-{os.getpid()}"
+        self.pki = self.dir / "pki"
+        self.kubeconfig = self.dir / "admin.conf"
+
+    # --- life
+
+    def up(self) -> None:
+        self.pki.mkdir(parents=True)
+        self._make_authority()
+        self._make_network()
+        self._start_control_plane()
+        for number, zone in enumerate(self.zones, 1):
+            self._start_node(Node(f"node{number}", number, zone, self.dir / f"node{number}"))
+        for node in self.nodes:
+            wait(f"node {node.name} Ready", lambda node=node: self._ready(node.name), 120)
+
+    def down(self) -> None:
+        for node in self.nodes:
+            self._kill(node.process)
+        for process in reversed(self.processes.values()):
+            self._kill(process)
+        time.sleep(0.3)
+        for namespace in [f"{self.name}-{node.name}" for node in self.nodes] + [self.name]:
+            run("ip", "netns", "del", namespace, check=False)
+        for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{self.name}"):
+            for directory, _, _ in os.walk(hierarchy, topdown=False):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    pass
+
+    @staticmethod
+    def _kill(process: subprocess.Popen | None) -> None:
+        if process is None or process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait(10)
+
+    # --- programs
+
+    def inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.name}", *command]
+
+    def start(self, name: str, *command: str, env: dict | None = None) -> subprocess.Popen:
+        log = open(self.dir / f"{name}.log", "ab")  # noqa: SIM115  (the child keeps it)
+        process = subprocess.Popen(self.inside(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True, env={**os.environ, **(env or {})})
+        self.processes[name] = process
+        return process
+
+    def stop(self, name: str) -> None:
+        self._kill(self.processes.pop(name, None))
+
+    def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None, timeout: float = 120) -> str:
+        command = self.inside(str(self.bin / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments)
+        return run(*command, check=check, timeout=timeout, input=stdin).stdout
+
+    def get(self, *arguments: str) -> dict:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: dict | str, namespace: str = "default") -> None:
+        for thing in objects:
+            text = thing if isinstance(thing, str) else json.dumps(thing)
+            self.kubectl("apply", "-n", namespace, "-f", "-", stdin=text)
+
+    def in_node(self, node: str, script: str, check: bool = True, timeout: float = 60) -> str:
+        """Runs a script inside a node's namespaces."""
+        top = next(n.process for n in self.nodes if n.name == node)
+        assert top is not None
+        pid = Path(f"/proc/{top.pid}/task/{top.pid}/children").read_text(encoding="ascii").split()[0]
+        return run("nsenter", "-a", "-t", pid, "bash", "-c", script, check=check, timeout=timeout).stdout
+
+    # --- parts
+
+    def _make_authority(self) -> None:
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        run("openssl", "req", "-x509", *key, "-keyout", f"{self.pki}/ca.key", "-out", f"{self.pki}/ca.crt",
+            "-subj", "/CN=e2e-ca", "-days", "2")
+        run("openssl", "genrsa", "-out", f"{self.pki}/sa.key", "2048")
+        run("openssl", "rsa", "-in", f"{self.pki}/sa.key", "-pubout", "-out", f"{self.pki}/sa.pub")
+        names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
+        addresses = ["127.0.0.1", GATEWAY, SERVICE]
+        self._certificate("apiserver", "/CN=kube-apiserver",
+                          ",".join([f"DNS:{n}" for n in names] + [f"IP:{a}" for a in addresses]))
+        self._certificate("kubelet-client", "/O=system:masters/CN=kube-apiserver-kubelet-client")
+        self._certificate("admin", "/O=system:masters/CN=admin")
+        self._write_kubeconfig("admin", self.kubeconfig)
+
+    def _certificate(self, name: str, subject: str, alternative: str | None = None) -> None:
+        base = self.pki / name
+        extension = ["-addext", f"subjectAltName={alternative}"] if alternative else []
+        run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", f"{base}.key", "-out", f"{base}.csr", "-subj", subject, *extension)
+        run("openssl", "x509", "-req", "-in", f"{base}.csr", "-CA", f"{self.pki}/ca.crt", "-CAkey",
+            f"{self.pki}/ca.key", "-days", "2", "-out", f"{base}.crt", "-copy_extensions", "copy")
+
+    def _write_kubeconfig(self, name: str, path: Path) -> None:
+        def encoded(file: str) -> str:
+            return base64.b64encode((self.pki / file).read_bytes()).decode()
+        path.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "e2e",
+            "clusters": [{"name": "e2e", "cluster": {
+                "server": f"https://{GATEWAY}:443", "certificate-authority-data": encoded("ca.crt")}}],
+            "users": [{"name": name, "user": {
+                "client-certificate-data": encoded(f"{name}.crt"), "client-key-data": encoded(f"{name}.key")}}],
+            "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": name}}],
+        }), encoding="utf-8")
+
+    def _make_network(self) -> None:
+        run("ip", "netns", "add", self.name)
+        for command in ("link set lo up", "link add br0 type bridge", f"addr add {GATEWAY}/24 dev br0",
+                        "link set br0 up", f"addr add {SERVICE}/32 dev lo"):
+            run("ip", "-n", self.name, *command.split())
+        run(*self.inside("sysctl", "-qw", "net.ipv4.ip_forward=1"))
+
+    def _start_control_plane(self) -> None:
+        pki, bin_ = self.pki, self.bin
+        self.start(
+            "etcd", f"{bin_}/etcd", f"--data-dir={self.dir}/etcd", "--unsafe-no-fsync", "--log-level=warn",
+            "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+            "--initial-cluster=default=http://127.0.0.1:2380")
+        self.start_api_server()
+        self.start(
+            "kube-controller-manager", f"{bin_}/kube-controller-manager", f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false", "--bind-address=127.0.0.1",
+            f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt")
+        self.start("kube-scheduler", f"{bin_}/kube-scheduler", f"--kubeconfig={self.kubeconfig}",
+                   "--leader-elect=false", "--bind-address=127.0.0.1")
+
+    def start_api_server(self) -> None:
+        pki = self.pki
+        self.start(
+            "kube-apiserver", f"{self.bin}/kube-apiserver", "--etcd-servers=http://127.0.0.1:2379",
+            "--bind-address=0.0.0.0", "--secure-port=443", f"--advertise-address={GATEWAY}",
+            "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
+            "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+            "--kubelet-preferred-address-types=InternalIP", f"--client-ca-file={pki}/ca.crt",
+            f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
+            f"--kubelet-client-certificate={pki}/kubelet-client.crt",
+            f"--kubelet-client-key={pki}/kubelet-client.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key")
+        wait("API server", lambda: self.kubectl("get", "--raw", "/readyz", check=False) == "ok", 120)
+
+    def _start_node(self, node: Node) -> None:
+        self.nodes.append(node)
+        for directory in ("upper", "work", "root", "var", "devices"):
+            (node.dir / directory).mkdir(parents=True)
+        self._certificate(node.name, f"/O=system:nodes/CN=system:node:{node.name}")
+        self._write_kubeconfig(node.name, node.dir / "kubelet.conf")
+        for path, content in self._node_files(node).items():
+            target = node.dir / "upper" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        shutil.copytree(self.root / "var", node.dir / "var", symlinks=True, dirs_exist_ok=True)
+        own = f"{self.name}-{node.name}"
+        run("ip", "netns", "add", own)
+        for command in (
+            f"-n {self.name} link add veth{node.number} type veth peer name eth0 netns {own}",
+            f"-n {self.name} link set veth{node.number} master br0 up",
+            f"-n {own} link set lo up", f"-n {own} link set eth0 up",
+            f"-n {own} addr add {node.address}/24 dev eth0", f"-n {own} route add default via {GATEWAY}",
+            f"-n {self.name} route replace 10.244.{node.number}.0/24 via {node.address}",
+        ):
+            run("ip", *command.split())
+        log = open(node.dir / "console", "ab")  # noqa: SIM115
+        node.process = subprocess.Popen(
+            ["bash", str(HERE / "node/enter.sh"), str(self.root), str(node.dir), own, self.name, node.name],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def _node_files(self, node: Node) -> dict[str, bytes]:
+        network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{
+            "type": "bridge", "bridge": "cni0", "isGateway": True,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.244.{node.number}.0/24"}]],
+                     "routes": [{"dst": "0.0.0.0/0"}]}}]}
+        environment = f"NAME={node.name}\nADDRESS={node.address}\nZONE={node.zone}\nREGION={REGION}\n"
+        return {
+            "etc/node.env": environment.encode(),
+            "etc/kubernetes/kubelet.conf": (node.dir / "kubelet.conf").read_bytes(),
+            "etc/kubernetes/ca.crt": (self.pki / "ca.crt").read_bytes(),
+            "etc/cni/net.d/10-pods.conflist": json.dumps(network).encode(),
+        }
+
+    def _ready(self, name: str) -> bool:
+        conditions = self.get("node", name)["status"].get("conditions", [])
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def finish_root(root: Path, programs: Path, images: Path, target: Path) -> None:
+    """A node's root for this run: the cached packages below, programs and configuration above (an overlay would
+    do as well; hard links keep it a plain tree that `chroot` and the nodes' overlays can use)."""
+    shutil.copytree(root, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+    for directory in ("proc sys dev run tmp mnt root etc/kubernetes etc/containerd etc/cni/net.d opt/cni "
+                      "usr/local/bin var/log var/lib/kubelet images .old devices").split():
+        (target / directory).mkdir(parents=True, exist_ok=True)
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        replace_link(target / "usr/sbin" / name, "xtables-nft-multi")
+    replace_link(target / "opt/cni/bin", "/usr/lib/cni")
+    replace_link(target / "bin/sh", "bash")
+    replace_link(target / "sbin/init", "/bin/busybox")
+    for program in ("kube", "containerd", "containerd-shim-runc-v2", "ctr"):
+        shutil.copy2(programs / program, target / "usr/local/bin" / program)
+    replace_link(target / "usr/local/bin/kubelet", "kube")
+    for script in ("rc", "service"):
+        write(target / "etc" / script, (HERE / "node" / script).read_bytes(), 0o755)
+    write(target / "etc/inittab", (HERE / "node/inittab").read_bytes())
+    write(target / "etc/containerd/config.toml", (HERE / "node/containerd.toml").read_bytes())
+    write(target / "etc/kubernetes/kubelet.yaml", (HERE / "node/kubelet.yaml").read_bytes())
+    write(target / "etc/passwd", b"root:x:0:0:root:/root:/bin/bash\npostgres:x:70:70::/tmp:/bin/bash\n")
+    write(target / "etc/group", b"root:x:0:\npostgres:x:70:\n")
+    for tar in images.glob("*.tar"):
+        shutil.copy2(tar, target / "images" / tar.name)
+
+
+def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    path.unlink(missing_ok=True)  # never through a hard link into the cache
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def replace_link(path: Path, target: str) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    path.symlink_to(target)
