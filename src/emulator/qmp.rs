@@ -117,7 +117,10 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn call(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        let line = format!(
+            "{}\n",
+            json!({ "execute": command, "arguments": arguments })
+        );
         let sent = self.stream.get_mut().write_all(line.as_bytes()).await;
         sent.map_err(|e| self.unreachable(&e))?;
         let end = Instant::now() + LIMIT;
@@ -126,7 +129,10 @@ impl Qmp {
             if answer.get("event").is_some() {
                 self.events.push_back(answer);
             } else if let Some(error) = answer.get("error") {
-                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason");
+                let reason = error
+                    .get("desc")
+                    .and_then(Value::as_str)
+                    .unwrap_or("no reason");
                 return Err(QmpError::Refused {
                     command: command.to_owned(),
                     reason: reason.to_owned(),
@@ -164,7 +170,8 @@ impl Qmp {
         let device = device_arguments(disk);
         if let Err(error) = self.call("device_add", device).await {
             // The node alone would hold the file's lock for ever.
-            self.call("blockdev-del", json!({ "node-name": node })).await?;
+            self.call("blockdev-del", json!({ "node-name": node }))
+                .await?;
             return Err(error);
         }
         Ok(())
@@ -180,7 +187,10 @@ impl Qmp {
             Err(QmpError::Refused { reason, .. }) if reason.contains("not found") => {}
             Err(error) => return Err(error),
         }
-        match self.call("blockdev-del", json!({ "node-name": node_name(id) })).await {
+        match self
+            .call("blockdev-del", json!({ "node-name": node_name(id) }))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(QmpError::Refused { reason, .. })
                 if reason.contains("not find") || reason.contains("ailed to find") =>
@@ -196,7 +206,11 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn resize(&mut self, id: &str, bytes: u64) -> Result<(), QmpError> {
-        self.call("block_resize", json!({ "node-name": node_name(id), "size": bytes })).await?;
+        self.call(
+            "block_resize",
+            json!({ "node-name": node_name(id), "size": bytes }),
+        )
+        .await?;
         Ok(())
     }
 
@@ -205,7 +219,9 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub async fn plugged(&mut self) -> Result<Vec<String>, QmpError> {
-        let nodes = self.call("query-named-block-nodes", json!({ "flat": true })).await?;
+        let nodes = self
+            .call("query-named-block-nodes", json!({ "flat": true }))
+            .await?;
         let names = nodes.as_array().into_iter().flatten();
         Ok(names
             .filter_map(|node| node.get("node-name")?.as_str()?.strip_prefix("node-"))
@@ -234,14 +250,18 @@ impl Qmp {
             Ok(Ok(0)) => Err(self.unreachable(&"the connection was closed")),
             Ok(Ok(_)) => serde_json::from_str(&line).map_err(|e| self.unreachable(&e)),
             Ok(Err(error)) => Err(self.unreachable(&error)),
-            Err(_) => {
-                Err(QmpError::TimedOut { command: command.to_owned(), seconds: LIMIT.as_secs() })
-            }
+            Err(_) => Err(QmpError::TimedOut {
+                command: command.to_owned(),
+                seconds: LIMIT.as_secs(),
+            }),
         }
     }
 
     fn unreachable(&self, reason: &dyn std::fmt::Display) -> QmpError {
-        QmpError::Unreachable { socket: self.socket.clone(), reason: reason.to_string() }
+        QmpError::Unreachable {
+            socket: self.socket.clone(),
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -260,7 +280,9 @@ fn device_arguments(disk: &Plug) -> Value {
     if let (Some(serial), Some(fields)) = (&disk.serial, device.as_object_mut()) {
         fields.insert("serial".to_owned(), json!(serial));
         // QEMU's world-wide name has 64 bits, VMware's 128: the first half of the serial's digits.
-        let wwn = serial.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let wwn = serial
+            .get(..16)
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
         if let Some(wwn) = wwn {
             fields.insert("wwn".to_owned(), json!(wwn));
         }

@@ -1,0 +1,552 @@
+//! The API's actions on the books: check, change, answer. "invented" marks codes that no source tells.
+
+use super::config::Switches;
+use super::sign::Params;
+use super::state::{Change, DiskRecord, Refusal, State, VmRecord, duplicate};
+use super::xml::Xml;
+
+/// Known disk types: request code and the name in answers.
+const TYPES: [(&str, &str); 8] = [
+    ("2", "Standard Storage"),
+    ("3", "High-Speed Storage A"),
+    ("4", "High-Speed Storage B"),
+    ("5", "Flash Storage"),
+    ("6", "Standard Flash Storage A"),
+    ("7", "Standard Flash Storage B"),
+    ("8", "High-Speed Flash Storage A"),
+    ("9", "High-Speed Flash Storage B"),
+];
+const MAX_SIZE: u32 = 8000;
+
+/// Actions that change something.
+pub(super) const MUTATING: [&str; 6] = [
+    "CreateVolume",
+    "DeleteVolume",
+    "AttachVolume",
+    "DetachVolume",
+    "ExtendVolumeSize",
+    "ModifyVolumeAttribute",
+];
+
+/// What an action sees of the world.
+pub(super) struct Call<'a> {
+    pub(super) params: &'a Params,
+    pub(super) switches: &'a Switches,
+    pub(super) region: &'a str,
+    pub(super) zones: &'a [String],
+    /// Now, as answers write it.
+    pub(super) now: &'a str,
+}
+
+/// What an action answers and begins.
+pub(super) struct Done {
+    pub(super) xml: Xml,
+    /// A change in flight on this disk.
+    pub(super) begun: Option<(String, Change)>,
+}
+
+impl Done {
+    fn answer(xml: Xml) -> Self {
+        Self { xml, begun: None }
+    }
+
+    fn begun(xml: Xml, disk: &str, change: Change) -> Self {
+        Self {
+            xml,
+            begun: Some((disk.to_owned(), change)),
+        }
+    }
+}
+
+/// Carries out one action.
+pub(super) fn perform(state: &mut State, action: &str, call: &Call<'_>) -> Result<Done, Refusal> {
+    match action {
+        "CreateVolume" => create(state, call),
+        "DeleteVolume" => delete(state, call),
+        "AttachVolume" => attach(state, call),
+        "DetachVolume" => detach(state, call),
+        "ExtendVolumeSize" => extend(state, call),
+        "ModifyVolumeAttribute" => modify(state, call),
+        "DescribeVolumes" => describe_volumes(state, call),
+        "DescribeInstances" => describe_instances(state, call),
+        "DescribeInstanceAttribute" => describe_instance_attribute(state, call),
+        "DescribeAvailabilityZones" => Ok(describe_zones(call)),
+        "DescribeRegions" => Ok(describe_regions(call)),
+        "DescribeResources" => Ok(describe_resources(state)),
+        _ => Err(Refusal::new(
+            "Client.InvalidParameterNotFound.Action", // invented
+            format!("The action '{action}' does not exist."),
+        )),
+    }
+}
+
+impl Call<'_> {
+    /// A parameter; empty counts as absent.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.params
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    fn require(&self, name: &str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| {
+            // invented
+            Refusal::new(
+                "Client.MissingParameter",
+                format!("The parameter '{name}' is required."),
+            )
+        })
+    }
+
+    /// `Name.1`, `Name.2`, ...
+    fn list(&self, name: &str) -> Vec<&str> {
+        (1..)
+            .map_while(|number| self.get(&format!("{name}.{number}")))
+            .collect()
+    }
+}
+
+fn invalid(what: &str, message: impl Into<String>) -> Refusal {
+    // The form is the API's; which detail it names is not documented.
+    Refusal::new(&format!("Client.InvalidParameterValue.{what}"), message)
+}
+
+fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+fn size_of(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    match number {
+        1..=40 => Some(number * 100),
+        100..=MAX_SIZE if number.is_multiple_of(100) => Some(number),
+        _ => None,
+    }
+}
+
+fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let vm = match (call.get("InstanceId"), call.get("InstanceUniqueId")) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(id)) => state
+            .vms
+            .values()
+            .find(|vm| vm.unique_id == id)
+            .map(|vm| vm.name.clone())
+            .ok_or_else(|| {
+                state
+                    .vm(id)
+                    .err()
+                    .unwrap_or(Refusal::new("Server.InternalError", ""))
+            })?,
+        (None, None) => call.require("InstanceId")?.to_owned(),
+    };
+    let size = call.require("Size")?;
+    let size =
+        size_of(size).ok_or_else(|| invalid("Size", format!("The size '{size}' is invalid.")))?;
+    let code = call.get("DiskType").unwrap_or("6");
+    let disk_type = TYPES
+        .iter()
+        .find(|(known, _)| *known == code)
+        .map(|(_, name)| *name);
+    let disk_type = disk_type
+        .ok_or_else(|| invalid("DiskType", format!("The disk type '{code}' is invalid.")))?;
+    if code == "5" && size > 1000 {
+        return Err(invalid("Size", "Flash Storage is limited to 1000."));
+    }
+    let accounting = accounting(call.get("AccountingType").unwrap_or("2"))?;
+    let description = description(call.get("Description").unwrap_or(""))?;
+    let name = match call.get("VolumeId") {
+        Some(name) if is_name(name, 32) => name.to_owned(),
+        Some(name) => {
+            return Err(invalid(
+                "VolumeId",
+                format!("The name '{name}' is invalid."),
+            ));
+        }
+        None => state.unique_id("v").replace('-', ""),
+    };
+    if state.disks.contains_key(&name) {
+        return Err(duplicate(&name));
+    }
+    let zone = state
+        .vm_ready(&vm, call.switches.processing_while_busy)?
+        .zone
+        .clone();
+    let record = DiskRecord {
+        name: name.clone(),
+        unique_id: state.unique_id("vol"),
+        size,
+        disk_type: disk_type.to_owned(),
+        zone,
+        accounting: accounting.to_owned(),
+        next_accounting: accounting.to_owned(),
+        description,
+        created: call.now.to_owned(),
+        attachment: None,
+        change: None,
+    };
+    state.disks.insert(name.clone(), record);
+    if let Err(refusal) = state.begin_attach(&name, &vm, call.now, Change::Create) {
+        state.disks.remove(&name);
+        return Err(refusal);
+    }
+    let disk = state.disk(&name)?;
+    let mut xml = Xml::default();
+    xml.leaf("volumeId", &disk.name)
+        .leaf("volumeUniqueId", &disk.unique_id)
+        .leaf("size", &disk.size.to_string())
+        .leaf("diskType", &disk.disk_type)
+        .leaf("snapshotId", "")
+        .leaf("availabilityZone", &disk.zone)
+        .leaf("status", disk.status())
+        .leaf("createTime", &disk.created)
+        .leaf("accountingType", &disk.accounting)
+        .leaf("description", &disk.description);
+    Ok(Done::begun(xml, &name, Change::Create))
+}
+
+fn accounting(value: &str) -> Result<&str, Refusal> {
+    match value {
+        "1" | "2" => Ok(value),
+        _ => Err(invalid(
+            "AccountingType",
+            format!("The accounting type '{value}' is invalid."),
+        )),
+    }
+}
+
+fn description(value: &str) -> Result<String, Refusal> {
+    if value.chars().count() > 40 {
+        return Err(invalid(
+            "Description",
+            "The description is longer than 40 characters.",
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+fn delete(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let name = call.require("VolumeId")?;
+    if state.disk_ready(name)?.attachment.is_some() {
+        // invented
+        return Err(Refusal::new(
+            "Client.Inoperable.Volume.InUse",
+            format!("The volume '{name}' is attached to an instance."),
+        ));
+    }
+    state.begin(name, Change::Delete);
+    let mut xml = Xml::default();
+    xml.leaf("return", "true");
+    Ok(Done::begun(xml, name, Change::Delete))
+}
+
+fn attachment_answer(disk: &DiskRecord, vm: &VmRecord, status: &str) -> Xml {
+    let mut xml = Xml::default();
+    xml.leaf("volumeId", &disk.name)
+        .leaf("volumeUniqueId", &disk.unique_id)
+        .leaf("instanceId", &vm.name)
+        .leaf("instanceUniqueId", &vm.unique_id)
+        .leaf("device", "")
+        .leaf("status", status)
+        .leaf(
+            "attachTime",
+            disk.attachment.as_ref().map_or("", |at| at.since.as_str()),
+        );
+    xml
+}
+
+fn attach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let (name, vm) = (call.require("VolumeId")?, call.require("InstanceId")?);
+    let disk = state.disk_ready(name)?;
+    let zone = disk.zone.clone();
+    if disk.attachment.is_some() {
+        // The same code for this and for another VM: the harder reading.
+        return Err(Refusal::new(
+            "Server.Inoperable.Volume.AlreadyAttached",
+            format!("The volume '{name}' is already attached."),
+        ));
+    }
+    let record = state.vm_ready(vm, call.switches.processing_while_busy)?;
+    if record.zone != zone {
+        // invented
+        return Err(Refusal::new(
+            "Client.Inoperable.Volume.DifferentZone",
+            format!(
+                "The volume '{name}' is in zone {zone}, the instance '{vm}' in {}.",
+                record.zone
+            ),
+        ));
+    }
+    state.begin_attach(name, vm, call.now, Change::Attach)?;
+    let xml = attachment_answer(state.disk(name)?, state.vm(vm)?, "attaching");
+    Ok(Done::begun(xml, name, Change::Attach))
+}
+
+fn detach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let name = call.require("VolumeId")?;
+    let detached = || {
+        Refusal::new(
+            "Client.Inoperable.Volume.DetachedFromInstance",
+            format!("The volume '{name}' is detached from the instance."),
+        )
+    };
+    if let Some(vm) = call.get("InstanceId") {
+        state.vm(vm)?;
+    }
+    let disk = state.disk_ready(name)?;
+    let holder = disk.attachment.as_ref().ok_or_else(detached)?.vm.clone();
+    if call.get("InstanceId").is_some_and(|vm| vm != holder) {
+        return Err(detached());
+    }
+    let vm = state.vm_ready(&holder, call.switches.processing_while_busy)?;
+    if vm.state == "running" && call.get("Agreement") != Some("true") {
+        // invented
+        return Err(Refusal::new(
+            "Client.Inoperable.Instance.Running",
+            "The instance is running: Agreement is required.",
+        ));
+    }
+    state.begin(name, Change::Detach);
+    let xml = attachment_answer(state.disk(name)?, state.vm(&holder)?, "detaching");
+    Ok(Done::begun(xml, name, Change::Detach))
+}
+
+fn extend(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let name = call.require("VolumeId")?;
+    let reboot = call.get("NiftyReboot").unwrap_or("true");
+    if !matches!(reboot, "force" | "true" | "false") {
+        return Err(invalid("NiftyReboot", format!("'{reboot}' is invalid.")));
+    }
+    let disk = state.disk_ready(name)?;
+    let limit = if disk.disk_type == "Flash Storage" {
+        1000
+    } else {
+        MAX_SIZE
+    };
+    let Some(holder) = disk.attachment.as_ref().map(|at| at.vm.clone()) else {
+        return Err(Refusal::new(
+            "Client.Inoperable.Volume.DetachedFromInstance",
+            format!("The volume '{name}' is detached from the instance."),
+        ));
+    };
+    if disk.size + 100 > limit {
+        return Err(invalid(
+            "Size",
+            format!("The volume '{name}' has the largest size."),
+        ));
+    }
+    state.vm_ready(&holder, call.switches.processing_while_busy)?;
+    state.begin(name, Change::Extend);
+    let mut xml = Xml::default();
+    xml.leaf("return", "true");
+    Ok(Done::begun(xml, name, Change::Extend))
+}
+
+fn modify(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let (name, attribute) = (call.require("VolumeId")?, call.require("Attribute")?);
+    let value = call.get("Value").unwrap_or("");
+    state.disk(name)?;
+    match attribute {
+        "accountingType" => {
+            let value = accounting(value)?.to_owned();
+            if let Some(disk) = state.disks.get_mut(name) {
+                disk.next_accounting = value;
+            }
+        }
+        "description" => {
+            let value = description(value)?;
+            if let Some(disk) = state.disks.get_mut(name) {
+                disk.description = value;
+            }
+        }
+        "volumeName" if is_name(value, 32) => state.rename_disk(name, value)?,
+        "volumeName" => return Err(invalid("Value", format!("The name '{value}' is invalid."))),
+        other => {
+            return Err(invalid(
+                "Attribute",
+                format!("The attribute '{other}' is invalid."),
+            ));
+        }
+    }
+    let mut xml = Xml::default();
+    xml.leaf("return", "true");
+    Ok(Done::answer(xml))
+}
+
+fn describe_volumes(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let names = call.list("VolumeId");
+    let disks: Vec<&DiskRecord> = if names.is_empty() {
+        state.disks.values().collect()
+    } else {
+        // One unknown name fails the whole call.
+        names
+            .into_iter()
+            .map(|name| state.disk(name))
+            .collect::<Result<_, _>>()?
+    };
+    let mut xml = Xml::default();
+    xml.list("volumeSet", disks, |xml, disk| {
+        xml.leaf("volumeId", &disk.name)
+            .leaf("volumeUniqueId", &disk.unique_id)
+            .leaf("size", &disk.size.to_string())
+            .leaf("diskType", &disk.disk_type)
+            .leaf("snapshotId", "")
+            .leaf("availabilityZone", &disk.zone)
+            .leaf("accountingType", &disk.accounting)
+            .leaf("nextMonthAccountingType", &disk.next_accounting)
+            .leaf("status", disk.status())
+            .leaf("createTime", &disk.created)
+            .list("attachmentSet", &disk.attachment, |xml, at| {
+                let unique_id = state.vms.get(&at.vm).map_or("", |vm| vm.unique_id.as_str());
+                xml.leaf("volumeId", &disk.name)
+                    .leaf("volumeUniqueId", &disk.unique_id)
+                    .leaf("instanceId", &at.vm)
+                    .leaf("instanceUniqueId", unique_id)
+                    .leaf("device", "")
+                    .leaf("status", disk.attachment_status())
+                    .leaf("attachTime", &at.since)
+                    .leaf("deleteOnTermination", "false");
+            })
+            .leaf("description", &disk.description)
+            // Nobody may stumble over an element that is new to them.
+            .leaf("emulatorExtra", "");
+    });
+    Ok(Done::answer(xml))
+}
+
+fn state_code(name: &str) -> &'static str {
+    match name {
+        "pending" => "0",
+        "running" => "16",
+        "terminated" => "48",
+        "stopped" => "80",
+        "waiting" => "112",
+        _ => "128",
+    }
+}
+
+fn mapping(xml: &mut Xml, state: &State, vm: &VmRecord, with_device: bool) {
+    xml.list("blockDeviceMapping", &vm.slots, |xml, (target, name)| {
+        if with_device {
+            xml.leaf("deviceName", &format!("SCSI (0:{target})"));
+        }
+        let disk = state.disks.get(name);
+        xml.node("ebs", |xml| {
+            xml.leaf("volumeId", name)
+                .leaf(
+                    "volumeUniqueId",
+                    disk.map_or("", |disk| disk.unique_id.as_str()),
+                )
+                .leaf(
+                    "status",
+                    disk.map_or("attached", DiskRecord::attachment_status),
+                )
+                .leaf(
+                    "attachTime",
+                    disk.and_then(|d| d.attachment.as_ref())
+                        .map_or("", |at| at.since.as_str()),
+                )
+                .leaf("deleteOnTermination", "false");
+        });
+    });
+}
+
+fn describe_instances(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let names = call.list("InstanceId");
+    let vms: Vec<&VmRecord> = if names.is_empty() {
+        state.vms.values().collect()
+    } else {
+        names
+            .into_iter()
+            .map(|name| state.vm(name))
+            .collect::<Result<_, _>>()?
+    };
+    let mut xml = Xml::default();
+    xml.list("reservationSet", vms, |xml, vm| {
+        xml.leaf("reservationId", "")
+            .leaf("ownerId", "")
+            .node("groupSet", |_| ());
+        xml.list("instancesSet", [vm], |xml, vm| {
+            xml.leaf("instanceId", &vm.name)
+                .leaf("instanceUniqueId", &vm.unique_id);
+            xml.leaf("imageId", "Debian 12");
+            xml.node("instanceState", |xml| {
+                xml.leaf("code", state_code(&vm.state))
+                    .leaf("name", &vm.state);
+            });
+            xml.leaf("reason", "").leaf("instanceType", "e-medium");
+            xml.node("placement", |xml| {
+                xml.leaf("availabilityZone", &vm.zone);
+            });
+            // The device names are left out here, as the real API does.
+            mapping(xml, state, vm, false);
+            // Capitalised on the wire, unlike everywhere else.
+            xml.leaf("AccountingType", "2")
+                .leaf("NextMonthAccountingType", "2");
+            xml.leaf("description", "");
+        });
+    });
+    Ok(Done::answer(xml))
+}
+
+fn describe_instance_attribute(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let (name, attribute) = (call.require("InstanceId")?, call.require("Attribute")?);
+    let vm = state.vm(name)?;
+    let mut xml = Xml::default();
+    xml.leaf("instanceId", &vm.name)
+        .leaf("instanceUniqueId", &vm.unique_id);
+    match attribute {
+        "blockDeviceMapping" => mapping(&mut xml, state, vm, true),
+        "accountingType" | "nextMonthAccountingType" | "description" | "instanceType" => {
+            xml.node(attribute, |xml| {
+                xml.leaf("value", "");
+            });
+        }
+        other => {
+            return Err(invalid(
+                "Attribute",
+                format!("The attribute '{other}' is invalid."),
+            ));
+        }
+    }
+    Ok(Done::answer(xml))
+}
+
+fn describe_zones(call: &Call<'_>) -> Done {
+    let mut xml = Xml::default();
+    xml.list("availabilityZoneInfo", call.zones, |xml, zone| {
+        xml.leaf("zoneName", zone)
+            .leaf("zoneState", "available")
+            .leaf("regionName", call.region)
+            .node("messageSet", |_| ())
+            .leaf("securityGroupSupported", "true")
+            .leaf("isDefault", "false");
+    });
+    Done::answer(xml)
+}
+
+fn describe_regions(call: &Call<'_>) -> Done {
+    let mut xml = Xml::default();
+    xml.list("regionInfo", [call.region], |xml, region| {
+        xml.leaf("regionName", region)
+            .leaf(
+                "regionEndpoint",
+                &format!("jp-{region}.computing.api.nifcloud.com"),
+            )
+            .node("messageSet", |_| ())
+            .leaf("isDefault", "true");
+    });
+    Done::answer(xml)
+}
+
+fn describe_resources(state: &State) -> Done {
+    let total: u64 = state.disks.values().map(|disk| u64::from(disk.size)).sum();
+    let mut xml = Xml::default();
+    xml.node("resourceInfo", |xml| {
+        xml.leaf("instanceItemSet", "")
+            .leaf("addDiskCount", &state.disks.len().to_string())
+            .leaf("addDiskTotalSize", &total.to_string());
+    });
+    Done::answer(xml)
+}

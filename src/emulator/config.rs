@@ -1,0 +1,261 @@
+//! What the emulated cloud is made of: one region, its zones and VMs, how long things take, which quirks it has.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Everything an emulator is started with. Read from TOML by [`Config::from_toml`]; unknown keys are errors.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address of the API; port 0 chooses one.
+    pub listen: SocketAddr,
+    /// Address of the admin endpoint.
+    pub admin_listen: SocketAddr,
+    /// Serve on an address that is not loopback (an emulator inside a cluster).
+    pub allow_non_loopback: bool,
+    /// Accepted access keys and their secrets.
+    pub keys: BTreeMap<String, String>,
+    /// Region name as the API writes it.
+    pub region: String,
+    /// Zones without a VM; the VMs' own zones need not be listed.
+    pub zones: Vec<String>,
+    /// VMs.
+    pub vms: Vec<VmConfig>,
+    /// Directory of state and disk images; none keeps all in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Directory of the by-path directories, one per VM (`loop` backend).
+    pub device_dir: Option<PathBuf>,
+    /// What stands behind a disk.
+    pub backend: BackendKind,
+    /// How long operations take.
+    pub latency: Latency,
+    /// Calls per second and burst; none means unlimited.
+    pub rate_limit: Option<RateLimit>,
+    /// Behaviour where the real cloud's is unknown.
+    pub switches: Switches,
+}
+
+/// A VM.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// `InstanceId`.
+    pub name: String,
+    /// Zone.
+    pub zone: String,
+    /// `running` or `stopped`.
+    #[serde(default = "running")]
+    pub state: String,
+    /// QEMU's control socket (`qmp` backend).
+    #[serde(default)]
+    pub qmp: Option<PathBuf>,
+}
+
+fn running() -> String {
+    "running".to_owned()
+}
+
+/// What stands behind a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// Nothing: the API alone, for tests of scale.
+    None,
+    /// A sparse file and a loop device per disk, a by-path directory per VM.
+    Loop,
+    /// Disks hot-plugged into QEMU VMs.
+    Qmp,
+}
+
+/// Milliseconds from an accepted call to its completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Latency {
+    /// CreateVolume until attached.
+    pub create: u64,
+    /// AttachVolume.
+    pub attach: u64,
+    /// DetachVolume.
+    pub detach: u64,
+    /// ExtendVolumeSize.
+    pub extend: u64,
+    /// DeleteVolume until not found.
+    pub delete: u64,
+    /// The answer itself of any call.
+    pub reply: u64,
+}
+
+impl Latency {
+    /// For tests: tens of milliseconds.
+    pub const FAST: Self = Self {
+        create: 40,
+        attach: 30,
+        detach: 30,
+        extend: 30,
+        delete: 20,
+        reply: 0,
+    };
+    /// As the real cloud is believed to be (the vendor's driver waits up to a minute for each).
+    pub const REALISTIC: Self = Self {
+        create: 10_000,
+        attach: 5_000,
+        detach: 5_000,
+        extend: 8_000,
+        delete: 3_000,
+        reply: 100,
+    };
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self::FAST
+    }
+}
+
+/// A limit on calls.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Calls per second.
+    pub per_second: f64,
+    /// Calls at once after a pause.
+    pub burst: f64,
+}
+
+/// Choices where no source tells what the real cloud does. The defaults are the likelier or the harder ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Switches {
+    /// HTTP status of error answers.
+    pub error_status: u16,
+    /// Refuse timestamps further away than this many seconds; 0 switches the check off.
+    pub clock_skew_seconds: u64,
+    /// Refuse requests without a timestamp.
+    pub timestamp_required: bool,
+    /// Answer `Server.ResourceIncorrectState.Instance.Processing` while a VM has an operation in flight.
+    pub processing_while_busy: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            error_status: 500,
+            clock_skew_seconds: 0,
+            timestamp_required: true,
+            processing_while_busy: true,
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Clone, Error)]
+pub enum ConfigError {
+    /// Not TOML, or a key that does not exist.
+    #[error("the emulator's configuration cannot be read: {0}")]
+    Syntax(String),
+    /// A value out of range.
+    #[error("the emulator's configuration: {0}")]
+    Value(String),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_non_loopback: false,
+            keys: BTreeMap::from([("EMULATORKEY".to_owned(), "emulator-secret".to_owned())]),
+            region: "east-1".to_owned(),
+            zones: Vec::new(),
+            vms: Vec::new(),
+            data_dir: None,
+            device_dir: None,
+            backend: BackendKind::None,
+            latency: Latency::FAST,
+            rate_limit: None,
+            switches: Switches::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file's text.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Adds a running VM.
+    #[must_use]
+    pub fn vm(mut self, name: &str, zone: &str) -> Self {
+        self.vms.push(VmConfig {
+            name: name.to_owned(),
+            zone: zone.to_owned(),
+            state: running(),
+            qmp: None,
+        });
+        self
+    }
+
+    /// Adds a running VM from `NAME:ZONE`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn vm_from_flag(self, flag: &str) -> Result<Self, ConfigError> {
+        match flag.split_once(':') {
+            Some((name, zone)) if !name.is_empty() && !zone.is_empty() => Ok(self.vm(name, zone)),
+            _ => Err(ConfigError::Value(format!(
+                "VM {flag:?}: expected NAME:ZONE"
+            ))),
+        }
+    }
+
+    /// Checks what TOML's types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |message: String| Err(ConfigError::Value(message));
+        for address in [self.listen, self.admin_listen] {
+            if !address.ip().is_loopback() && !self.allow_non_loopback {
+                return bad(format!(
+                    "{address} is not a loopback address; set allow_non_loopback to serve others"
+                ));
+            }
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for vm in &self.vms {
+            if !names.insert(&vm.name) {
+                return bad(format!("VM {} is listed twice", vm.name));
+            }
+            if !matches!(vm.state.as_str(), "running" | "stopped") {
+                return bad(format!("VM {}: state must be running or stopped", vm.name));
+            }
+            if self.backend == BackendKind::Qmp && vm.qmp.is_none() {
+                return bad(format!(
+                    "VM {}: the qmp backend needs its qmp socket",
+                    vm.name
+                ));
+            }
+        }
+        if self.backend != BackendKind::None && self.data_dir.is_none() {
+            return bad("this backend needs data_dir, where the disks' images are kept".to_owned());
+        }
+        if self.backend == BackendKind::Loop && self.device_dir.is_none() {
+            return bad("the loop backend needs device_dir, for the VMs' by-path links".to_owned());
+        }
+        if self.keys.is_empty() {
+            return bad("no access key: set [keys] to ID = \"SECRET\"".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! What a test or an operator can do to the emulated cloud from outside its API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::config::{Latency, RateLimit, Switches};
+use super::core::{Core, Event};
+use super::faults::{Decision, HeldCall, Rule};
+use super::state::{Change, DiskRecord, Refusal, State};
+
+/// Handle to a running emulator's inside.
+#[derive(Debug)]
+pub struct Control {
+    core: Arc<Core>,
+}
+
+impl Control {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// The books as they are now: what really exists.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.core.live().state.clone()
+    }
+
+    /// One disk of the books.
+    #[must_use]
+    pub fn disk(&self, name: &str) -> Option<DiskRecord> {
+        self.core.live().state.disks.get(name).cloned()
+    }
+
+    /// Calls that changed something or tried to, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<Event> {
+        self.core.live().history.iter().cloned().collect()
+    }
+
+    /// Forgets the history and the counters.
+    pub fn clear_history(&self) {
+        let mut live = self.core.live();
+        live.history.clear();
+        live.calls.clear();
+        live.faults.hits = 0;
+    }
+
+    /// Calls since the start, by action.
+    #[must_use]
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.core.live().calls.clone()
+    }
+
+    /// Calls that a fault has hit.
+    #[must_use]
+    pub fn fault_hits(&self) -> u64 {
+        self.core.live().faults.hits
+    }
+
+    /// Sets how long changes take from now on.
+    pub fn set_latency(&self, latency: Latency) {
+        self.core.live().latency = latency;
+    }
+
+    /// Sets or removes the limit on calls.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        self.core.live().rate_limit = limit;
+    }
+
+    /// Sets the behaviour where the real cloud's is unknown.
+    pub fn set_switches(&self, switches: Switches) {
+        self.core.live().switches = switches;
+    }
+
+    /// Adds a fault; rules are tried in the order in which they were added.
+    pub fn add_fault(&self, rule: Rule) -> u64 {
+        self.core.live().faults.add(rule)
+    }
+
+    /// Removes a fault.
+    pub fn remove_fault(&self, id: u64) -> bool {
+        self.core.live().faults.remove(id)
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        self.core.live().faults.clear();
+    }
+
+    /// Makes probabilities repeatable.
+    pub fn seed_faults(&self, seed: u64) {
+        self.core.live().faults.seed(seed);
+    }
+
+    /// Calls that are parked.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldCall> {
+        self.core.holds.list()
+    }
+
+    /// Waits until a call is parked, and tells which.
+    pub async fn wait_held(&self) -> HeldCall {
+        let mut changed = self.core.holds.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Some(call) = self.held().into_iter().next() {
+                return call;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Lets a parked call go on.
+    pub fn release(&self, id: u64) -> bool {
+        self.core.holds.decide(id, Decision::Release)
+    }
+
+    /// Closes a parked call's connection without an answer.
+    pub fn drop_held(&self, id: u64) -> bool {
+        self.core.holds.decide(id, Decision::Drop)
+    }
+
+    /// Starts or stops a VM.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when there is no such VM.
+    pub fn set_vm_state(&self, name: &str, state: &str) -> Result<(), Refusal> {
+        self.change(|books| {
+            books.vm(name)?;
+            if let Some(vm) = books.vms.get_mut(name) {
+                state.clone_into(&mut vm.state);
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes a VM; its disks are available afterwards.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when there is no such VM.
+    pub fn delete_vm(&self, name: &str) -> Result<(), Refusal> {
+        self.change(|books| books.delete_vm(name))
+    }
+
+    /// Renames a VM.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub fn rename_vm(&self, from: &str, to: &str) -> Result<(), Refusal> {
+        self.change(|books| books.rename_vm(from, to))
+    }
+
+    /// Adds a VM, or puts a deleted one back.
+    pub fn add_vm(&self, name: &str, zone: &str) {
+        let mut live = self.core.live();
+        let unique_id = live.state.unique_id("i");
+        live.state.vms.insert(
+            name.to_owned(),
+            super::VmRecord {
+                name: name.to_owned(),
+                unique_id,
+                zone: zone.to_owned(),
+                state: "running".to_owned(),
+                slots: BTreeMap::new(),
+                busy: std::collections::BTreeSet::new(),
+            },
+        );
+    }
+
+    /// Puts a disk into the books as if a person or another driver had made it. Given an attachment, it is plugged
+    /// in the books; devices appear only for disks that go through the API.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for a name that is taken or a VM that does not exist.
+    pub fn put_disk(&self, mut disk: DiskRecord) -> Result<(), Refusal> {
+        self.change(|books| {
+            if books.disks.contains_key(&disk.name) {
+                return Err(super::state::duplicate(&disk.name));
+            }
+            if disk.unique_id.is_empty() {
+                disk.unique_id = books.unique_id("vol");
+            }
+            let name = disk.name.clone();
+            let holder = disk.attachment.take().map(|at| at.vm);
+            disk.change = None;
+            books.disks.insert(name.clone(), disk);
+            if let Some(vm) = holder {
+                books.vm(&vm)?;
+                books.begin_attach(&name, &vm, &super::core::timestamp(), Change::Attach)?;
+                books.finish(&name);
+            }
+            Ok(())
+        })
+    }
+
+    /// Plugs a VM's disks again after it was powered on anew (`qmp` backend).
+    ///
+    /// # Errors
+    /// [`super::BackendError`].
+    pub async fn replug(&self, vm: &str) -> Result<(), super::BackendError> {
+        self.core.replug(vm).await
+    }
+
+    /// Waits until nothing is in flight.
+    pub async fn settle(&self) {
+        while self
+            .core
+            .live()
+            .state
+            .disks
+            .values()
+            .any(|disk| disk.change.is_some())
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.core.close().await;
+    }
+
+    fn change(&self, work: impl FnOnce(&mut State) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let mut live = self.core.live();
+        work(&mut live.state)?;
+        self.core.save(&live.state);
+        Ok(())
+    }
+}
