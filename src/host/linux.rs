@@ -217,6 +217,13 @@ impl Host for LinuxHost {
         plan: &FormatPlan,
         deadline: Instant,
     ) -> Result<(), HostError> {
+        if self.kernel.facts(device)?.read_only {
+            return Err(HostError::WrongKind {
+                path: device.path.clone(),
+                expected: "a writable disk",
+                found: "a write-protected one; nothing was written".to_owned(),
+            });
+        }
         let _slot = self.heavy("mkfs", deadline)?;
         format::format(&self.tools, device, plan, deadline)
     }
