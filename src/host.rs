@@ -265,6 +265,9 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// All mounts of a file system on this device, in this mount namespace.
     fn mounts_of(&self, devno: DevNo) -> Result<Vec<MountEntry>, HostError>;
 
+    /// All mounts at paths below `dir`, in this mount namespace.
+    fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError>;
+
     /// The device number of the block node bound at `path`; `None` if there is no block node.
     fn block_node_at(&self, path: &Path) -> Result<Option<DevNo>, HostError>;
 

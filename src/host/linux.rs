@@ -282,6 +282,13 @@ impl Host for LinuxHost {
             .collect())
     }
 
+    fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError> {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let mut table = self.table.read()?;
+        table.retain(|entry| entry.target != dir && entry.target.starts_with(&dir));
+        Ok(table)
+    }
+
     fn block_node_at(&self, path: &Path) -> Result<Option<DevNo>, HostError> {
         let (what, path) = (format!("stat of {}", path.display()), path.to_owned());
         bounded(&what, self.soon(), move || device::block_number(&path))

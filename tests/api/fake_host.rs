@@ -145,8 +145,8 @@ impl Machine {
     pub fn mount(&mut self, number: DevNo, root: &Path, target: &Path, fs: &str, ro: bool) {
         self.paths.insert(target.to_owned());
         let id = self.mounts.last().map_or(1, |last| last.id + 1);
-        let source = if number == DEVTMPFS {
-            "devtmpfs".to_owned()
+        let source = if number.major == 0 {
+            fs.to_owned()
         } else {
             node_of(number).display().to_string()
         };
@@ -310,8 +310,19 @@ impl Host for FakeHost {
         Ok(mine.cloned().collect())
     }
 
+    fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError> {
+        let machine = self.get();
+        let below = machine.mounts.iter().filter(|m| m.target.starts_with(dir));
+        Ok(below.cloned().collect())
+    }
+
     fn block_node_at(&self, path: &Path) -> Result<Option<DevNo>, HostError> {
         let machine = self.get();
+        let mounted = machine.at(path).is_some_and(|m| m.devno.major != 0);
+        assert!(
+            !mounted,
+            "a mount of a disk may hang: it is never asked by stat"
+        );
         let bound = machine.at(path).filter(|mount| mount.devno == DEVTMPFS);
         let node = match &bound {
             Some(mount) => Path::new("/dev").join(mount.root.file_name().unwrap_or_default()),

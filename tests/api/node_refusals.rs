@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use additional_storage_csi::domain::capability::FsType;
-use additional_storage_csi::domain::device::ScsiAddress;
+use additional_storage_csi::domain::device::{DevNo, ScsiAddress};
 use additional_storage_csi::domain::id::{DiskName, FsUuid};
 use additional_storage_csi::host::{Content, HostError};
 use additional_storage_csi::proto::csi::v1::NodeUnstageVolumeRequest;
@@ -265,6 +265,32 @@ async fn a_target_that_holds_another_disk_is_left_alone() {
         &["8:80"],
     );
     assert_eq!(node.host.mounted(&target).unwrap().devno, stranger);
+    let tmpfs = DevNo {
+        major: 0,
+        minor: 77,
+    };
+    let target = node.path("pods/b");
+    node.host
+        .get()
+        .mount(tmpfs, Path::new("/"), &target, "tmpfs", false);
+    refused(
+        node.publish("pods/b", ext4()).await,
+        Code::FailedPrecondition,
+        &["tmpfs"],
+    );
+    node.unpublish("pods/a").await.unwrap();
+    node.unstage().await.unwrap();
+    let staging = node.path("staging");
+    node.host.plug(3);
+    node.host
+        .get()
+        .mount(tmpfs, Path::new("/"), &staging, "tmpfs", false);
+    refused(
+        node.stage(3, ext4()).await,
+        Code::FailedPrecondition,
+        &["tmpfs"],
+    );
+    assert!(node.host.mounted(&staging).is_some());
 }
 
 #[tokio::test]

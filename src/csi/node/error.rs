@@ -126,8 +126,8 @@ pub enum NodeError {
     },
     /// A path is taken by another live device.
     #[error(
-        "{path:?} holds device {found}, which is alive and not the disk of volume {volume} (which is {expected}); \
-         unmount it by hand if it is a left-over"
+        "{path:?} is taken by {found}; expected {expected} for volume {volume}: unmount it by hand if it is a \
+         left-over"
     )]
     PathTaken {
         /// The path.
@@ -263,5 +263,71 @@ fn host_verdict(error: &HostError) -> (Code, Level) {
         HostError::BadOption { .. } => (Code::InvalidArgument, Level::INFO),
         HostError::Io { .. } | HostError::Tool { .. } => (Code::Internal, Level::ERROR),
         HostError::TimedOut { .. } => (Code::DeadlineExceeded, Level::WARN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kubelet keeps cleaning up after these codes and forgets the volume after any other.
+    fn may_have_happened(error: &NodeError) -> bool {
+        matches!(
+            error.verdict().0,
+            Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled
+        )
+    }
+
+    #[test]
+    fn only_what_may_be_running_or_comes_with_time_is_told_as_temporary() {
+        let at = || PathBuf::from("/dev/sdb");
+        let text = || "x".to_owned();
+        let temporary = [
+            HostError::NotFound {
+                address: crate::domain::device::ScsiAddress { bus: 0, target: 1 },
+                waited_ms: 1,
+                seen: text(),
+            },
+            HostError::StillSmall {
+                device: at(),
+                actual: 1,
+                expected: 2,
+            },
+            HostError::TimedOut {
+                what: text(),
+                limit_ms: 1,
+            },
+        ];
+        for error in temporary {
+            assert!(may_have_happened(&error.clone().into()), "{error}");
+        }
+        let lasting = [
+            HostError::NotBlank {
+                device: at(),
+                found: text(),
+            },
+            HostError::Busy {
+                path: at(),
+                users: text(),
+            },
+            HostError::ToolMissing {
+                tool: "mkfs.xfs",
+                package: "xfsprogs",
+            },
+            HostError::Tool {
+                tool: "mkfs.xfs",
+                status: text(),
+                output: text(),
+            },
+            HostError::Io {
+                action: "mount",
+                path: at(),
+                reason: text(),
+                errno: None,
+            },
+        ];
+        for error in lasting {
+            assert!(!may_have_happened(&error.clone().into()), "{error}");
+        }
     }
 }

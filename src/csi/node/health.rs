@@ -5,7 +5,7 @@ use std::path::Path;
 use super::command::Health;
 use super::error::NodeError;
 use super::info;
-use super::kernel::{Kernel, Staged};
+use super::kernel::{Kernel, Staged, is_file_system};
 use super::records::Record;
 use crate::domain::device::{DevNo, SLOTS_PER_VM};
 use crate::host::{Finding, Severity};
@@ -53,13 +53,16 @@ pub(super) fn volume(
         && let Some(entry) = kernel.host.mount_at(path)?
     {
         seen = true;
-        let node = kernel.host.block_node_at(path)?;
-        let device = match node {
-            Some(devno) => kernel.host.device_by_number(devno)?,
-            None => kernel.device_of(&entry)?,
+        let mounted = is_file_system(&entry);
+        let device = match mounted {
+            true => kernel.device_of(&entry)?,
+            false => match kernel.host.block_node_at(path)? {
+                Some(devno) => kernel.host.device_by_number(devno)?,
+                None => None,
+            },
         };
         let devno = device.map(|device| device.devno);
-        let at = node.is_none().then_some(path.as_path());
+        let at = mounted.then_some(path.as_path());
         look(kernel, devno, expected, at, &mut findings)?;
     }
     if !seen && record.is_none() {

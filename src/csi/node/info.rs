@@ -1,7 +1,8 @@
 //! NodeGetInfo and NodeGetCapabilities.
 
 use super::error::NodeError;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, is_file_system};
+use super::records::Record;
 use crate::domain::device::{DevNo, SLOTS_PER_VM};
 use crate::domain::topology::{NODE_KEY, ZONE_KEY};
 use crate::proto::csi::v1::node_service_capability::{Rpc, Type, rpc::Type as Kind};
@@ -61,12 +62,22 @@ fn max_volumes(kernel: &Kernel) -> Result<u16, NodeError> {
         .max(1))
 }
 
-/// Devices that are staged by this driver.
+/// Devices that are this driver's: those with a record, and those that the kubelet has mounted for CSI. The latter
+/// matters right after the Go driver was replaced: its disks are staged and have no record.
 pub(super) fn ours(kernel: &Kernel) -> Result<Vec<DevNo>, NodeError> {
     let records = kernel.records.all()?;
-    Ok(records
+    let mut ours: Vec<DevNo> = records
         .iter()
         .filter(|record| kernel.records.current(record))
-        .map(super::records::Record::devno)
-        .collect())
+        .map(Record::devno)
+        .collect();
+    let csi = kernel.config.kubelet_dir.join("plugins/kubernetes.io/csi");
+    for entry in kernel.host.mounts_below(&csi)? {
+        if is_file_system(&entry) {
+            ours.push(entry.devno);
+        } else {
+            ours.extend(kernel.host.block_node_at(&entry.target)?);
+        }
+    }
+    Ok(ours)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::NodeConfig;
 use super::error::NodeError;
 use super::records::{Record, Records};
+use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
 use crate::domain::id::DiskName;
 use crate::host::{BlockDevice, Host, MountEntry};
@@ -44,6 +45,12 @@ impl Staged {
             Self::Mount { device, .. } | Self::Block { device, .. } => device.as_ref(),
         }
     }
+}
+
+/// Whether a mount is one of a disk's file system. Any other mount at a volume's path is the bind of a device node
+/// (devtmpfs, or whatever `/dev` is). A `stat` of a file system whose disk is gone may hang; one of a node cannot.
+pub(crate) fn is_file_system(entry: &MountEntry) -> bool {
+    FsType::parse(&entry.fs_type).is_ok()
 }
 
 /// Where a raw block volume is bound: below the staging directory, under the volume's own name.
@@ -211,15 +218,13 @@ impl Kernel {
         if !path.is_absolute() {
             return Err(refuse("it is not an absolute path".to_owned()));
         }
-        let node = self.host.block_node_at(path)?;
-        let entry = match node {
-            Some(_) => None,
-            None => self.host.mount_at(path)?,
-        };
-        let device = match (&node, &entry) {
-            (Some(devno), _) => self.host.device_by_number(*devno)?,
-            (None, Some(entry)) => self.device_of(entry)?,
-            (None, None) => return Err(refuse("nothing is mounted there".to_owned())),
+        let entry = self.host.mount_at(path)?.filter(is_file_system);
+        let device = match &entry {
+            Some(entry) => self.device_of(entry)?,
+            None => match self.host.block_node_at(path)? {
+                Some(devno) => self.host.device_by_number(devno)?,
+                None => return Err(refuse("nothing is mounted there".to_owned())),
+            },
         };
         let Some(device) = device else {
             return Err(refuse("its device is gone".to_owned()));
@@ -232,7 +237,7 @@ impl Kernel {
         }
         // The kubelet puts a loop device on top of a raw block volume and may name that one.
         if record.block
-            && node.is_some()
+            && entry.is_none()
             && let Some(device) = self.host.device_by_number(record.devno())?
         {
             return Ok(Place {

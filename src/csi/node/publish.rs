@@ -1,8 +1,11 @@
 //! NodePublishVolume: from the staging path to a pod.
+//!
+//! A read-only raw block volume is refused unless the hypervisor protects the disk: a read-only bind of a device node
+//! does not stop writes, and write-protecting the whole disk would also hit its other targets.
 
 use super::command::Publish;
 use super::error::NodeError;
-use super::kernel::{Kernel, Staged, names};
+use super::kernel::{Kernel, Staged, is_file_system, names};
 use crate::domain::capability::{Access, Mode};
 use crate::host::{BlockDevice, MountEntry};
 
@@ -27,12 +30,42 @@ fn incompatible(command: &Publish, found: &str, asked: &str) -> NodeError {
     }
 }
 
-fn taken(command: &Publish, found: &BlockDevice, device: &BlockDevice) -> NodeError {
-    NodeError::PathTaken {
+/// What may be done about a mount that is at the target already.
+enum There {
+    /// It is the volume's own device.
+    Ours,
+    /// Its device is gone.
+    Dead,
+}
+
+/// Looks who has the target; anybody else who is alive keeps it.
+fn who(
+    kernel: &Kernel,
+    command: &Publish,
+    entry: &MountEntry,
+    device: &BlockDevice,
+) -> Result<There, NodeError> {
+    let taken = |found: String| NodeError::PathTaken {
         path: command.target.clone(),
         volume: command.disk.to_string(),
-        found: found.devno.to_string(),
+        found,
         expected: format!("device {}", device.devno),
+    };
+    let block = command.capability.access == Access::Block;
+    let there = if is_file_system(entry) {
+        kernel.device_of(entry)?
+    } else {
+        match kernel.host.block_node_at(&command.target)? {
+            Some(devno) => kernel.host.device_by_number(devno)?,
+            None => return Err(taken(format!("{} ({})", entry.source, entry.fs_type))),
+        }
+    };
+    match there {
+        None => Ok(There::Dead),
+        Some(there) if there.devno == device.devno && block != is_file_system(entry) => {
+            Ok(There::Ours)
+        }
+        Some(there) => Err(taken(format!("device {} ({})", there.devno, entry.fs_type))),
     }
 }
 
@@ -55,12 +88,9 @@ fn publish_mount(
     // A volume staged read-only cannot be written through any bind.
     let wanted = command.read_only || bound_read_only(staging);
     if let Some(entry) = kernel.host.mount_at(&command.target)? {
-        match kernel.device_of(&entry)? {
-            Some(there) if there.devno == device.devno => {
-                return same_way(command, staging, &entry, wanted);
-            }
-            Some(other) => return Err(taken(command, &other, device)),
-            None => clear_dead(kernel, command)?,
+        match who(kernel, command, &entry, device)? {
+            There::Ours => return same_way(command, staging, &entry, wanted),
+            There::Dead => clear_dead(kernel, command)?,
         }
     }
     single_writer(kernel, command, staged)?;
@@ -113,15 +143,10 @@ fn publish_block(
             volume: command.disk.to_string(),
         });
     }
-    if kernel.host.mount_at(&command.target)?.is_some() {
-        let there = match kernel.host.block_node_at(&command.target)? {
-            Some(devno) => kernel.host.device_by_number(devno)?,
-            None => None,
-        };
-        match there {
-            Some(there) if there.devno == device.devno => return Ok(()),
-            Some(other) => return Err(taken(command, &other, device)),
-            None => clear_dead(kernel, command)?,
+    if let Some(entry) = kernel.host.mount_at(&command.target)? {
+        match who(kernel, command, &entry, device)? {
+            There::Ours => return Ok(()),
+            There::Dead => clear_dead(kernel, command)?,
         }
     }
     single_writer(kernel, command, staged)?;

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::command::Stage;
 use super::error::{Advice, NodeError};
-use super::kernel::{Kernel, Staged, block_node};
+use super::kernel::{Kernel, Staged, block_node, is_file_system};
 use super::prepare;
 use super::records::Record;
 use crate::domain::capability::{Access, FsType};
-use crate::host::{BlockDevice, DeviceFacts, HostError};
+use crate::host::{BlockDevice, CheckOutcome, DeviceFacts, HostError};
 
 /// What the proof found out about the disk.
 #[derive(Debug)]
@@ -66,6 +66,16 @@ fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
         Staged::Block { node, .. } => node.clone(),
     };
     let Some(device) = staged.device() else {
+        if let Staged::Mount { entry, .. } = &staged
+            && !is_file_system(entry)
+        {
+            return Err(NodeError::PathTaken {
+                path,
+                volume: command.disk.to_string(),
+                found: format!("{} ({})", entry.source, entry.fs_type),
+                expected: format!("the disk in slot {}", command.at),
+            });
+        }
         tracing::warn!(?path, "clearing a mount whose device is gone");
         kernel.unmount_verified(&command.disk, &path)?;
         return Ok(false);
@@ -75,9 +85,9 @@ fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
         return Err(NodeError::PathTaken {
             path,
             volume: command.disk.to_string(),
-            found: device.devno.to_string(),
+            found: format!("device {}, which is alive", device.devno),
             expected: in_slot.map_or_else(
-                || format!("expected in slot {}, which is empty", command.at),
+                || format!("a disk in slot {}, which is empty", command.at),
                 |found| format!("device {} in slot {}", found.devno, command.at),
             ),
         });
@@ -195,7 +205,7 @@ fn stage_mount(
     let read_only = command.capability.mode.read_only();
     prepare::content(kernel, command, device, proof, fs)?;
     if !read_only && !proof.mounted {
-        kernel.host.check(device, fs, Instant::now() + limit)?;
+        check(kernel, command, device, fs)?;
         kernel
             .host
             .grow_unmounted(device, fs, Instant::now() + limit)?;
@@ -220,6 +230,22 @@ fn stage_mount(
         kernel.unmount_verified(&command.disk, &command.staging)?;
     }
     grown
+}
+
+fn check(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    fs: FsType,
+) -> Result<(), NodeError> {
+    let until = Instant::now() + kernel.config.timeouts.format;
+    match kernel.host.check(device, fs, until)? {
+        CheckOutcome::Clean | CheckOutcome::NotApplicable => {}
+        CheckOutcome::Repaired(told) => {
+            tracing::warn!(volume = %command.disk, device = ?device.path, told, "the file system was repaired");
+        }
+    }
+    Ok(())
 }
 
 /// The kernel shows this device at the staging path.
