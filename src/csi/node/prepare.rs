@@ -18,14 +18,14 @@ use crate::domain::capability::FsType;
 use crate::domain::id::FsUuid;
 use crate::host::{BlockDevice, Content, DeviceFacts, FormatPlan};
 
-/// Makes sure that `device` carries the file system asked for.
+/// Makes sure that `device` carries the file system asked for; tells whether it was made just now.
 pub(super) fn content(
     kernel: &Kernel,
     command: &Stage,
     device: &BlockDevice,
     proof: &Proof,
     fs: FsType,
-) -> Result<(), NodeError> {
+) -> Result<bool, NodeError> {
     let wrong = |found: String, expected: String, advice| NodeError::WrongContent {
         device: device.path.clone(),
         volume: command.disk.to_string(),
@@ -35,7 +35,10 @@ pub(super) fn content(
     };
     let ours = command.stamp();
     match kernel.host.probe(device)? {
-        Content::Known { fs: found, uuid } if found == fs => identity(command, device, uuid),
+        Content::Known { fs: found, uuid } if found == fs => {
+            identity(command, device, uuid)?;
+            Ok(false)
+        }
         Content::Known { fs: found, .. } => Err(wrong(
             format!("a file system of type {found}"),
             fs.to_string(),
@@ -104,7 +107,7 @@ fn format(
     device: &BlockDevice,
     proof: &Proof,
     fs: FsType,
-) -> Result<(), NodeError> {
+) -> Result<bool, NodeError> {
     if command.capability.mode.read_only() {
         return Err(NodeError::WrongContent {
             device: device.path.clone(),
@@ -132,7 +135,8 @@ fn format(
     };
     tracing::info!(device = ?device.path, devno = %device.devno, %fs, uuid = %plan.uuid, "formatting");
     let until = Instant::now() + kernel.config.timeouts.format;
-    Ok(kernel.host.format(device, &plan, until)?)
+    kernel.host.format(device, &plan, until)?;
+    Ok(true)
 }
 
 /// The slot still holds the same disk as when it was proved.

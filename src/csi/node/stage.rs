@@ -203,8 +203,8 @@ fn stage_mount(
 ) -> Result<(), NodeError> {
     let limit = kernel.config.timeouts.format;
     let read_only = command.capability.mode.read_only();
-    prepare::content(kernel, command, device, proof, fs)?;
-    if !read_only && !proof.mounted {
+    let made = prepare::content(kernel, command, device, proof, fs)?;
+    if !made && !read_only && !proof.mounted {
         check(kernel, command, device, fs)?;
         kernel
             .host
