@@ -16,6 +16,8 @@ mod node_harness;
 mod node_input;
 #[path = "api/node_refusals.rs"]
 mod node_refusals;
+#[path = "api/node_sequences.rs"]
+mod node_sequences;
 #[path = "api/node_watch.rs"]
 mod node_watch;
 #[path = "api/registration.rs"]

@@ -40,6 +40,8 @@ pub struct Machine {
     pub storage_findings: Vec<Finding>,
     pub foreign: usize,
     pub boom: bool,
+    /// The last disk that left the machine, as the cloud keeps it.
+    pub cloud: Option<Disk>,
     /// `grow_*` waits here, if set: the test opens the gate.
     pub gate: Option<std::sync::Arc<std::sync::Barrier>>,
     /// `fs_stats` hangs here, if set.
@@ -98,7 +100,8 @@ impl FakeHost {
 
     /// The hypervisor takes the disk; mounts of it stay, dead.
     pub fn unplug(&self, number: DevNo) {
-        self.get().disks.remove(&number);
+        let mut machine = self.get();
+        machine.cloud = machine.disks.remove(&number);
     }
 
     pub fn with<T>(&self, number: DevNo, change: impl FnOnce(&mut Disk) -> T) -> T {
@@ -214,7 +217,16 @@ impl Host for FakeHost {
     ) -> Result<(), HostError> {
         let mut machine = self.get();
         let outcome = machine.call("format", plan);
+        let mounted = machine.mounts.iter().any(|m| m.devno == device.devno);
+        assert!(!mounted, "a mounted disk is never formatted");
         let disk = machine.disk(device)?;
+        let may = match &disk.content {
+            Content::Blank => true,
+            Content::HalfMade { uuid } => *uuid == plan.uuid,
+            Content::NonZero { .. } => plan.allow_non_zero,
+            _ => false,
+        };
+        assert!(may, "data is never formatted over: {:?}", disk.content);
         if outcome.is_err() {
             disk.content = Content::HalfMade {
                 uuid: plan.uuid.clone(),
@@ -338,7 +350,7 @@ impl Host for FakeHost {
         machine.call("release", &device.path)?;
         let users = machine.mounts.iter().any(|m| m.devno == device.devno);
         assert!(!users, "a mounted device is never released");
-        machine.disks.remove(&device.devno);
+        machine.cloud = machine.disks.remove(&device.devno);
         Ok(())
     }
 

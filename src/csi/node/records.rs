@@ -5,7 +5,7 @@
 //! over a record; a record of an earlier boot is a hint that must be proved.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -140,17 +140,15 @@ impl Records {
         Ok(found)
     }
 
-    /// Writes a record so that a power cut leaves the old one or the new one, never half of one.
+    /// Writes a record so that a kill leaves the old one or the new one, never half of one. Not synced: after a power
+    /// cut the kernel has forgotten its devices, and there is nothing left to release.
     pub(crate) fn store(&self, disk: &DiskName, record: &Record) -> Result<(), NodeError> {
         let path = self.path(disk);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.dir)?;
             let draft = path.with_extension("new");
-            let mut file = fs::File::create(&draft)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            fs::File::open(&self.dir)?.sync_all()
+            fs::write(&draft, serde_json::to_vec(record)?)?;
+            fs::rename(&draft, &path)
         };
         write().map_err(|error| failed("write", &path, &error))
     }
