@@ -198,3 +198,118 @@ impl Examiner<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const SDB: DevNo = DevNo {
+        major: 8,
+        minor: 16,
+    };
+
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let tree = Self(dir);
+            tree.put("block/sdb/size", "2048");
+            tree.put("block/sdb/ro", "0");
+            tree.put("block/sdb/device/state", "running");
+            tree.put("mountinfo", "");
+            fs::create_dir_all(tree.0.path().join("dev/block")).unwrap();
+            symlink(
+                tree.0.path().join("block/sdb"),
+                tree.0.path().join("dev/block/8:16"),
+            )
+            .unwrap();
+            tree
+        }
+
+        fn put(&self, path: &str, text: &str) {
+            let path = self.0.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        /// A row for the tree's own directory, which statvfs can answer for.
+        fn mounted(&self, devno: &str, options: &str, kind: &str, superblock: &str) {
+            let at = self.0.path().canonicalize().unwrap();
+            let row = format!(
+                "40 30 {devno} / {} {options} - {kind} /dev/sdb {superblock}\n",
+                at.display()
+            );
+            self.put("mountinfo", &row);
+        }
+
+        fn reasons(&self, mounted: bool) -> Vec<&'static str> {
+            let kernel = Kernel {
+                sysfs: self.0.path().to_owned(),
+                dev: "/dev".into(),
+            };
+            let table = Table {
+                path: self.0.path().join("mountinfo"),
+            };
+            let examiner = Examiner {
+                kernel: &kernel,
+                table: &table,
+                asked: &Asked::default(),
+            };
+            let at = mounted.then(|| self.0.path());
+            examiner
+                .findings(SDB, at)
+                .unwrap()
+                .iter()
+                .map(|one| one.reason)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_running_disk_and_a_writable_mount_are_healthy() {
+        let tree = Tree::new();
+        assert_eq!(tree.reasons(false), [""; 0]);
+        tree.mounted("8:16", "ro", "ext4", "rw");
+        assert_eq!(tree.reasons(true), [""; 0]);
+        tree.mounted("8:16", "ro", "ext4", "ro");
+        assert_eq!(tree.reasons(true), [""; 0], "asked to be read-only");
+    }
+
+    #[test]
+    fn every_trouble_has_its_reason() {
+        let tree = Tree::new();
+        assert_eq!(tree.reasons(true), ["NotMounted"]);
+        tree.mounted("8:32", "rw", "ext4", "rw");
+        assert_eq!(tree.reasons(true), ["WrongDevice"]);
+        tree.mounted("8:16", "rw", "ext4", "ro");
+        assert_eq!(tree.reasons(true), ["RemountedReadOnly"]);
+        tree.mounted("8:16", "rw", "ext4", "rw,emergency_ro");
+        tree.put("fs/ext4/sdb/errors_count", "3");
+        assert_eq!(
+            tree.reasons(true),
+            ["RemountedReadOnly", "FileSystemErrors"]
+        );
+        tree.mounted("8:16", "rw", "ext4", "rw,shutdown");
+        tree.put("fs/ext4/sdb/errors_count", "0");
+        assert_eq!(tree.reasons(true), ["FileSystemShutDown"]);
+        tree.mounted("8:16", "rw", "btrfs", "rw");
+        tree.put("fs/btrfs/uuid/devices/sdb/x", "");
+        tree.put(
+            "fs/btrfs/uuid/devinfo/1/error_stats",
+            "write_errs 0\nread_errs 2\n",
+        );
+        assert_eq!(tree.reasons(true), ["DeviceErrors"]);
+        tree.put("block/sdb/ro", "1");
+        assert_eq!(tree.reasons(false), ["DeviceReadOnly"]);
+        tree.put("block/sdb/device/state", "offline");
+        assert_eq!(tree.reasons(false), ["DeviceOffline"]);
+        tree.put("block/sdb/size", "0");
+        assert_eq!(tree.reasons(false), ["DeviceGone"]);
+        fs::remove_file(tree.0.path().join("dev/block/8:16")).unwrap();
+        assert_eq!(tree.reasons(false), ["DeviceGone"]);
+    }
+}

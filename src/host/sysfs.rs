@@ -306,3 +306,6 @@ impl Scsi {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

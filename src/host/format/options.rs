@@ -192,3 +192,87 @@ fn xfs(
     }
     Ok(args)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::FsUuid;
+
+    const UUID: &str = "07070707-0707-0707-0707-070707070707";
+
+    fn line(fs: FsType, options: &[(&str, &str)], version: (u32, u32)) -> String {
+        let plan = plan(fs, options);
+        let args = arguments(&plan, || Ok(version)).unwrap();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        args.join(" ").replace(UUID, "UUID")
+    }
+
+    fn plan(fs: FsType, options: &[(&str, &str)]) -> FormatPlan {
+        FormatPlan {
+            fs,
+            uuid: FsUuid::from_bytes([7; 16]),
+            options: options
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            allow_non_zero: false,
+        }
+    }
+
+    #[test]
+    fn without_options_the_free_space_is_that_of_the_go_driver() {
+        let ext = "-q -F -m0 -U UUID -E nodiscard";
+        assert_eq!(line(FsType::Ext3, &[], (6, 1)), ext);
+        assert_eq!(
+            line(FsType::Ext4, &[("ext4BigAlloc", "false")], (6, 1)),
+            ext
+        );
+        assert_eq!(line(FsType::Xfs, &[], (6, 1)), "-q -f -K -m uuid=UUID");
+        assert_eq!(line(FsType::Btrfs, &[], (6, 1)), "-q -f -K -U UUID");
+    }
+
+    #[test]
+    fn a_conservative_xfs_turns_off_what_its_mkfs_knows_and_no_more() {
+        let conservative = |version| line(FsType::Xfs, &[("xfsProfile", "conservative")], version);
+        assert_eq!(conservative((4, 10)), "-q -f -K -m uuid=UUID");
+        assert_eq!(
+            conservative((6, 1)),
+            "-q -f -K -m uuid=UUID,reflink=0,rmapbt=0,bigtime=0,inobtcount=0 -i nrext64=0"
+        );
+        assert_eq!(
+            conservative((6, 13)),
+            "-q -f -K -m uuid=UUID,reflink=0,rmapbt=0,bigtime=0,inobtcount=0,metadir=0 -i nrext64=0,exchange=0 \
+             -n parent=0"
+        );
+    }
+
+    #[test]
+    fn options_that_do_not_fit_are_refused_with_what_does() {
+        for (fs, options, says) in [
+            (FsType::Btrfs, vec![("blockSize", "4096")], "none"),
+            (FsType::Xfs, vec![("bytesPerInode", "4096")], "xfsProfile"),
+            (FsType::Ext4, vec![("blockSize", "65536")], "4096"),
+            (
+                FsType::Ext4,
+                vec![("blockSize", "1024"), ("inodeSize", "2048")],
+                "larger",
+            ),
+            (
+                FsType::Ext4,
+                vec![("ext4ClusterSize", "65536")],
+                "ext4BigAlloc",
+            ),
+            (FsType::Xfs, vec![("inodeSize", "256")], "512"),
+            (
+                FsType::Ext3,
+                vec![("ext4BigAlloc", "true")],
+                "numberOfInodes",
+            ),
+        ] {
+            let error = arguments(&plan(fs, &options), || Ok((6, 1)))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}
