@@ -29,7 +29,7 @@ pub mod linux;
 mod mount;
 pub mod mountinfo;
 mod paths;
-mod probe;
+pub mod probe;
 mod release;
 mod stats;
 mod sysfs;

@@ -1,6 +1,11 @@
 //! The Linux host on real loop devices: real mkfs, real mounts. Needs root; says so and passes without.
 
 #![allow(missing_docs, reason = "a test binary")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, which fail by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -61,10 +66,12 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
+/// A UUID of this test alone: mkfs.btrfs refuses one that any other disk of the machine has.
 fn uuid(n: u8) -> FsUuid {
-    FsUuid::from_bytes([
-        0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x47, 0x88, 0x89, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, n,
-    ])
+    thread_local!(static MINE: [u8; 8] = fastrand::u64(..).to_ne_bytes());
+    let mut bytes = [n; 16];
+    bytes[..8].copy_from_slice(&MINE.with(|mine| *mine));
+    FsUuid::from_bytes(bytes)
 }
 
 fn plan(fs: FsType) -> FormatPlan {

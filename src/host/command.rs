@@ -150,6 +150,9 @@ impl Tools {
             .args(args)
             .env_clear()
             .env("LC_ALL", "C")
+            // libblkid's cache tells of disks that were changed or swapped since; mkfs.btrfs refuses a UUID that it
+            // remembers from a moment ago.
+            .env("BLKID_FILE", "/dev/null")
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/")
             .stdin(Stdio::null())
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_empty_but_for_path_and_locale() {
+    fn tools_see_no_environment_but_ours() {
         let output = sh("env", Duration::from_secs(10)).unwrap();
         let mut names: Vec<_> = output
             .stdout
@@ -331,7 +334,7 @@ mod tests {
             .filter(|name| !matches!(*name, "PWD" | "OLDPWD" | "SHLVL" | "_"))
             .collect();
         names.sort_unstable();
-        assert_eq!(names, ["LC_ALL", "PATH"]);
+        assert_eq!(names, ["BLKID_FILE", "LC_ALL", "PATH"]);
     }
 
     #[test]

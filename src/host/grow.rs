@@ -59,8 +59,17 @@ fn is_ext(fs: FsType) -> bool {
     matches!(fs, FsType::Ext3 | FsType::Ext4)
 }
 
+/// Whether a check would do anything: spares a process for every clean disk that is staged.
+pub(super) fn needs_check(target: &BlockDevice, fs: FsType) -> Result<bool, HostError> {
+    if !is_ext(fs) {
+        return Ok(true);
+    }
+    // Without a readable superblock e2fsck shall say what is wrong.
+    Ok(probe::superblock(target)?.is_none_or(|superblock| !superblock.clean))
+}
+
 /// Whether the file system is smaller than its device by more than its format leaves unused.
-fn room(target: &BlockDevice) -> Result<Option<u64>, HostError> {
+pub(super) fn room(target: &BlockDevice) -> Result<Option<u64>, HostError> {
     let mut file = device::open(target, Open::Read)?;
     let size = device::size_of(&mut file, target)?;
     let superblock = probe::superblock(target)?;
@@ -81,9 +90,6 @@ pub(super) fn mounted(
     mounted_at: &Path,
     deadline: Instant,
 ) -> Result<(), HostError> {
-    if room(target)?.is_none() {
-        return Ok(());
-    }
     let before = asked.usage(mounted_at, deadline)?;
     let (tool, output) = run(tools, target, fs, mounted_at, deadline)?;
     if !output.status.success() {
@@ -147,7 +153,7 @@ pub(super) fn unmounted(
     fs: FsType,
     deadline: Instant,
 ) -> Result<(), HostError> {
-    if !is_ext(fs) || room(target)?.is_none() {
+    if !is_ext(fs) {
         return Ok(());
     }
     // resize2fs insists on a full check since the last mount.

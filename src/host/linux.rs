@@ -234,6 +234,9 @@ impl Host for LinuxHost {
         fs: FsType,
         deadline: Instant,
     ) -> Result<CheckOutcome, HostError> {
+        if !grow::needs_check(device, fs)? {
+            return Ok(CheckOutcome::Clean);
+        }
         let _slot = self.heavy("a file-system check", deadline)?;
         grow::check(&self.tools, device, fs, deadline)
     }
@@ -318,6 +321,9 @@ impl Host for LinuxHost {
         mounted_at: &Path,
         deadline: Instant,
     ) -> Result<(), HostError> {
+        if grow::room(device)?.is_none() {
+            return Ok(());
+        }
         let _slot = self.heavy("a resize", deadline)?;
         grow::mounted(&self.tools, &self.asked, device, fs, mounted_at, deadline)
     }
@@ -328,6 +334,9 @@ impl Host for LinuxHost {
         fs: FsType,
         deadline: Instant,
     ) -> Result<(), HostError> {
+        if grow::room(device)?.is_none() {
+            return Ok(());
+        }
         let _slot = self.heavy("a resize", deadline)?;
         grow::unmounted(&self.tools, device, fs, deadline)
     }

@@ -82,7 +82,10 @@ impl Table {
         }
         match self.at(target)? {
             Some(entry) if entry.devno == source.devno => Ok(()),
-            other => Err(unexpected(target, "a mount of the device", other.as_ref())),
+            other => {
+                let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+                Err(unexpected(target, "a mount of the device", other.as_ref()))
+            }
         }
     }
 

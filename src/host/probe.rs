@@ -22,6 +22,7 @@ use self::blkid::Blkid;
 use self::marker::Marker;
 use self::read::DirectReader;
 use self::view::View;
+use self::weigh::conclude;
 use super::command::Tools;
 use super::device::{self, Open};
 use super::{BlockDevice, Content, HostError};
@@ -36,6 +37,7 @@ mod foreign;
 pub(super) mod marker;
 mod read;
 mod view;
+mod weigh;
 mod xfs;
 
 /// Covers every primary signature, LUKS2's second header, VMFS, the first two ZFS labels.
@@ -56,6 +58,8 @@ pub(super) struct Superblock {
     pub(super) never_mounted: Option<bool>,
     /// Bytes at the end of a device that this file system may leave unused.
     pub(super) slack: u64,
+    /// No check is needed before a mount (XFS and Btrfs look after themselves).
+    pub(super) clean: bool,
 }
 
 /// One thing that was recognised.
@@ -143,6 +147,12 @@ pub(super) fn superblock(target: &BlockDevice) -> Result<Option<Superblock>, Hos
             Signature::Known(superblock) => Some(superblock),
             Signature::Foreign { .. } | Signature::Broken { .. } => None,
         }))
+}
+
+/// The own reader's opinion on `size` bytes, in the port's terms and with a second witness that sees nothing: for
+/// fuzzing and tools. What may be formatted is decided by [`super::Host::probe`] alone.
+pub fn opinion<R: Read + Seek>(reader: &mut R, size: u64) -> Content {
+    conclude(look(reader, size), &Blkid::Nothing)
 }
 
 /// Judges a disk of `size` bytes. Pure: the same bytes give the same answer, and no bytes make it panic.
@@ -349,83 +359,6 @@ fn first_set(bytes: &[u8]) -> Option<u64> {
         offset += chunk.len() as u64;
     }
     None
-}
-
-/// Weighs the two witnesses.
-fn conclude(own: Sighting, second: &Blkid) -> Content {
-    if let Some(half) = half_made(&own) {
-        return half;
-    }
-    match (own.verdict, second) {
-        (Verdict::Unreadable { why } | Verdict::Broken { why }, _) => Content::Unknown { why },
-        (Verdict::Foreign { what } | Verdict::Remnant { what }, _) => Content::Foreign { what },
-        (_, Blkid::Unclear { why }) => Content::Unknown { why: why.clone() },
-        (Verdict::Zero, Blkid::Nothing) => Content::Blank,
-        (Verdict::NonZero { offset }, Blkid::Nothing) => Content::NonZero { offset },
-        (Verdict::NonZero { .. }, Blkid::Found { what, .. }) => {
-            Content::Foreign { what: what.clone() }
-        }
-        (Verdict::Zero, Blkid::Found { what, .. }) => Content::Unknown {
-            why: format!("blkid finds {what} where the disk reads as zeros"),
-        },
-        (Verdict::Known(sb), Blkid::Found { what, uuid })
-            if what == sb.fs.name() && *uuid == sb.uuid =>
-        {
-            Content::Known {
-                fs: sb.fs,
-                uuid: sb.uuid,
-            }
-        }
-        (Verdict::Known(sb), other) => Content::Unknown {
-            why: format!(
-                "the superblock is {}'s, but blkid says {}",
-                sb.fs,
-                said(other)
-            ),
-        },
-    }
-}
-
-/// Whether the mark counts: see [`marker`].
-fn half_made(own: &Sighting) -> Option<Content> {
-    let marker = own.marker.as_ref()?;
-    let half = || {
-        Some(Content::HalfMade {
-            uuid: marker.uuid.clone(),
-        })
-    };
-    match &own.verdict {
-        Verdict::Zero
-        | Verdict::NonZero { .. }
-        | Verdict::Remnant { .. }
-        | Verdict::Broken { .. } => half(),
-        Verdict::Known(sb) if sb.fs == marker.fs && sb.uuid.as_ref() == Some(&marker.uuid) => {
-            match sb.never_mounted {
-                Some(true) => half(),
-                Some(false) => None,
-                None => Some(Content::Unknown {
-                    why: format!(
-                        "{} with UUID {} carries the mark of an unfinished mkfs, and it cannot be told whether it \
-                         was ever mounted",
-                        sb.fs, marker.uuid
-                    ),
-                }),
-            }
-        }
-        Verdict::Known(_) | Verdict::Foreign { .. } | Verdict::Unreadable { .. } => None,
-    }
-}
-
-fn said(blkid: &Blkid) -> String {
-    match blkid {
-        Blkid::Nothing => "that there is nothing".to_owned(),
-        Blkid::Found {
-            what,
-            uuid: Some(uuid),
-        } => format!("{what} with UUID {uuid}"),
-        Blkid::Found { what, uuid: None } => what.clone(),
-        Blkid::Unclear { why } => why.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -2,38 +2,39 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 
-use super::wait::bounded;
+use super::wait::{bounded, millis};
 use super::{FsStats, HostError, Usage, fault};
 
-/// Paths with a `statvfs` under way. The kubelet asks every minute: without this a mount that hangs would collect
-/// a thread per minute.
+/// Paths with a `statvfs` under way: one at a time each. The kubelet asks every minute: without this a mount that
+/// hangs would collect a thread per minute.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asked(Arc<Mutex<HashSet<PathBuf>>>);
+pub(super) struct Asked(Arc<Pending>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    paths: Mutex<HashSet<PathBuf>>,
+    answered: Condvar,
+}
 
 impl Asked {
-    /// `statvfs`, bounded.
+    /// `statvfs`, bounded. Waits for an earlier question about the same path.
     pub(super) fn statvfs(&self, path: &Path, deadline: Instant) -> Result<Statvfs, HostError> {
         let what = format!("statvfs of {}", path.display());
-        if !self.lock().insert(path.to_owned()) {
-            return Err(HostError::TimedOut {
-                what: format!("an earlier {what}"),
-                limit_ms: 0,
-            });
-        }
-        let (mine, asked) = (path.to_owned(), self.clone());
+        self.0.begin(path, &what, deadline)?;
+        let (mine, pending) = (path.to_owned(), Arc::clone(&self.0));
         let answer = bounded(&what, deadline, move || {
             let answer = statvfs(&mine);
-            asked.lock().remove(&mine);
+            pending.end(&mine);
             answer
         });
         if matches!(answer, Err(HostError::Io { .. })) {
             // The thread never started.
-            self.lock().remove(path);
+            self.0.end(path);
         }
         answer?.map_err(|errno| fault::sys("statvfs", path, errno))
     }
@@ -42,9 +43,30 @@ impl Asked {
     pub(super) fn usage(&self, path: &Path, deadline: Instant) -> Result<FsStats, HostError> {
         Ok(usage(&self.statvfs(path, deadline)?))
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Pending {
+    fn begin(&self, path: &Path, what: &str, deadline: Instant) -> Result<(), HostError> {
+        let started = Instant::now();
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        while !paths.insert(path.to_owned()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(HostError::TimedOut {
+                    what: format!("an earlier {what}"),
+                    limit_ms: millis(started.elapsed()),
+                });
+            }
+            (paths, _) =
+                (self.answered.wait_timeout(paths, left)).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    fn end(&self, path: &Path) {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.remove(path);
+        self.answered.notify_all();
     }
 }
 
@@ -72,5 +94,32 @@ fn usage(stats: &Statvfs) -> FsStats {
             u64::from(stats.files_available()),
             1,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn many_may_ask_at_once_and_one_that_hangs_stops_only_its_own_path() {
+        let asked = Asked::default();
+        let soon = Instant::now() + Duration::from_secs(30);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| asked.usage(Path::new("/"), soon).unwrap());
+            }
+        });
+        asked.0.begin(Path::new("/hangs"), "", soon).unwrap();
+        let again = asked
+            .statvfs(Path::new("/hangs"), Instant::now())
+            .unwrap_err();
+        assert!(matches!(again, HostError::TimedOut { .. }), "{again:?}");
+        asked.usage(Path::new("/"), soon).unwrap();
+        asked.0.end(Path::new("/hangs"));
+        let missing = asked.statvfs(Path::new("/hangs"), soon).unwrap_err();
+        assert!(matches!(missing, HostError::Io { .. }), "{missing:?}");
     }
 }

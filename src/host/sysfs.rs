@@ -242,12 +242,12 @@ impl Scsi {
             Seen::Nothing => {
                 self.scan(controller, at.target)?;
                 return Ok(match self.seen(controller, at) {
-                    Seen::Disk(device) => self.fresh(&directory, device, checks),
+                    Seen::Disk(device) => self.fresh(&directory, &device, checks),
                     Seen::Dead(what) => Err(what),
                     Seen::Nothing => Err("nothing at this address".to_owned()),
                 });
             }
-            Seen::Disk(device) => match self.fresh(&directory, device.clone(), checks) {
+            Seen::Disk(device) => match self.fresh(&directory, &device, checks) {
                 Ok(device) => return Ok(Ok(device)),
                 // A stale mount or a dm table on a dead disk is cleared by its owner, not by pulling it away.
                 Err(why) if (checks.in_use)(device.devno) => {
@@ -267,11 +267,11 @@ impl Scsi {
     fn fresh(
         &self,
         directory: &Path,
-        device: BlockDevice,
+        device: &BlockDevice,
         checks: &Checks<'_>,
     ) -> Result<BlockDevice, String> {
         self.rescan(directory).map_err(|error| error.to_string())?;
-        (checks.readable)(&device)
+        (checks.readable)(device)
             .map(|()| device.clone())
             .map_err(|why| format!("{}: {why}", device.path.display()))
     }

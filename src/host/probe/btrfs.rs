@@ -58,5 +58,6 @@ pub(super) fn look(view: &View) -> Option<Signature> {
         // A log tree exists after an fsync before the first commit; the first commit sets uuid_tree_generation.
         never_mounted: Some(le64(sb, 96) == 0 && le64(sb, 563) == 0),
         slack: 64 << 10,
+        clean: true,
     }))
 }

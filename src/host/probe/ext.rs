@@ -28,6 +28,26 @@ pub(super) fn group_bytes(sb: &[u8]) -> u64 {
     u64::from(le32(sb, 32)) << (10 + le32(sb, 24).min(6))
 }
 
+/// Whether e2fsck in preen mode would have nothing to do: unmounted cleanly, no errors recorded, no journal to
+/// replay, no check due by count or date.
+fn clean(sb: &[u8]) -> bool {
+    const VALID: u16 = 1;
+    const RECOVER: u32 = 0x4;
+    const ORPHAN_PRESENT: u32 = 0x10000;
+    let counted = le16(sb, 54);
+    // A maximum of 0 or -1 means never.
+    let due = counted != 0 && counted != u16::MAX && le16(sb, 52) >= counted;
+    // s_error_count is at 0x194, s_checkinterval at 72, the head of the orphan list at 0xE8; the newer orphan file
+    // has a flag.
+    let orphans = le32(sb, 0xE8) != 0 || le32(sb, 100) & ORPHAN_PRESENT != 0;
+    !orphans
+        && le16(sb, 58) == VALID
+        && le32(sb, 96) & RECOVER == 0
+        && le32(sb, 0x194) == 0
+        && le32(sb, 72) == 0
+        && !due
+}
+
 pub(super) fn look(view: &View) -> Option<Signature> {
     let sb = view.bytes(AT, LENGTH)?;
     if le16(sb, 56) != 0xEF53 {
@@ -77,5 +97,6 @@ pub(super) fn look(view: &View) -> Option<Signature> {
         // s_mtime and s_mnt_count: the kernel writes both at every writable mount.
         never_mounted: Some(le32(sb, 44) == 0 && le16(sb, 52) == 0),
         slack: group_bytes(sb),
+        clean: clean(sb),
     }))
 }

@@ -19,6 +19,7 @@ fn superblock(never_mounted: Option<bool>) -> Verdict {
         bytes: 1 << 30,
         never_mounted,
         slack: 0,
+        clean: true,
     })
 }
 

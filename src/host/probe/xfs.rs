@@ -55,6 +55,7 @@ pub(super) fn look(view: &View) -> Option<Signature> {
         // Decided by the log, which is not in these regions.
         never_mounted: None,
         slack: 0,
+        clean: true,
     }))
 }
 

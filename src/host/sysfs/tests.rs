@@ -6,11 +6,14 @@ use std::sync::Mutex;
 
 use super::*;
 
+/// Kernel's name, minor number, state, size in sectors.
+type Disk = (&'static str, u32, &'static str, u64);
+
 /// A tree with two controllers, probed in the other order than their PCI addresses, and one SATA port.
 struct Machine {
     dir: tempfile::TempDir,
-    /// Disks that the hypervisor offers: (host, target) -> (name, minor, state, sectors).
-    offered: Mutex<BTreeMap<(u32, u8), (&'static str, u32, &'static str, u64)>>,
+    /// Disks that the hypervisor offers, by host and target.
+    offered: Mutex<BTreeMap<(u32, u8), Disk>>,
     written: Mutex<Vec<String>>,
 }
 
@@ -38,7 +41,7 @@ impl Machine {
         })
     }
 
-    fn offer(&self, host: u32, target: u8, disk: (&'static str, u32, &'static str, u64)) {
+    fn offer(&self, host: u32, target: u8, disk: Disk) {
         self.offered.lock().unwrap().insert((host, target), disk);
     }
 
