@@ -146,6 +146,7 @@ impl Machine {
     }
 
     pub fn mount(&mut self, number: DevNo, root: &Path, target: &Path, fs: &str, ro: bool) {
+        assert!(self.at(target).is_none(), "mounts are never stacked");
         self.paths.insert(target.to_owned());
         let id = self.mounts.last().map_or(1, |last| last.id + 1);
         let source = if number.major == 0 {
