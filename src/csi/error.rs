@@ -4,6 +4,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 use tracing::Level;
 
+use super::controller::error::ControllerError;
 use super::node::error::NodeError;
 use super::validate::InputError;
 use crate::domain::capability::CapabilityError;
@@ -11,7 +12,7 @@ use crate::domain::id::NameError;
 use crate::jobs::JobError;
 
 /// Everything that can end an RPC.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum Failure {
     /// The request itself is wrong.
     #[error(transparent)]
@@ -22,6 +23,9 @@ pub enum Failure {
     /// The node could not do it.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The controller could not do it.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
 }
 
 /// What a failure means to the caller and to the log.
@@ -43,6 +47,10 @@ pub fn verdict(failure: &Failure) -> Verdict {
         Failure::Job(JobError::Panicked { .. }) => of(Code::Internal, Level::ERROR),
         Failure::Job(JobError::ShuttingDown) => of(Code::Unavailable, Level::INFO),
         Failure::Node(error) => {
+            let (code, level) = error.verdict();
+            of(code, level)
+        }
+        Failure::Controller(error) => {
             let (code, level) = error.verdict();
             of(code, level)
         }

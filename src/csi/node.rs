@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 use self::error::NodeError;
 use self::kernel::Kernel;
 use self::records::Records;
+use super::deadline::caller_limit;
 use super::error::Failure;
 use super::layer::note_volume;
 use crate::domain::id::{DiskName, VmName};
@@ -171,31 +172,11 @@ impl Node {
     /// When a call must have its answer: before its caller stops listening, so that the caller gets the reason.
     fn deadline(&self, metadata: &MetadataMap) -> Instant {
         let ours = self.kernel.config.timeouts.call;
-        let theirs = metadata
-            .get("grpc-timeout")
-            .and_then(|value| value.to_str().ok())
-            .and_then(grpc_timeout)
-            .map_or(ours, |limit| limit.saturating_sub(limit / 10));
-        Instant::now() + ours.min(theirs)
+        Instant::now() + caller_limit(metadata).map_or(ours, |theirs| theirs.min(ours))
     }
 
     fn root(&self) -> &std::path::Path {
         &self.kernel.config.kubelet_dir
-    }
-}
-
-/// The value of a `grpc-timeout` header: up to 8 digits and a unit.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
     }
 }
 
@@ -353,20 +334,5 @@ impl NodeService for Node {
             .read("NodeGetInfo", "this node".to_owned(), info::info)
             .await?;
         Ok(Response::new(answer))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_grpc_timeout_is_read_in_every_unit_and_nonsense_is_ignored() {
-        assert_eq!(grpc_timeout("110S"), Some(Duration::from_secs(110)));
-        assert_eq!(grpc_timeout("2M"), Some(Duration::from_secs(120)));
-        assert_eq!(grpc_timeout("1500m"), Some(Duration::from_millis(1500)));
-        for bad in ["", "S", "1", "1X", "-1S", "999999999S", "1é"] {
-            assert_eq!(grpc_timeout(bad), None, "{bad}");
-        }
     }
 }

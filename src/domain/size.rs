@@ -138,6 +138,12 @@ impl CapacityRange {
         self.required
     }
 
+    /// Bytes allowed at most, where a limit was given.
+    #[must_use]
+    pub fn limit(self) -> Option<u64> {
+        self.limit
+    }
+
     /// The smallest disk that satisfies the range: rounded up to a step, at least one step.
     ///
     /// # Errors

@@ -1,0 +1,50 @@
+//! DeleteVolume.
+
+use super::error::ControllerError;
+use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, refused};
+use crate::domain::disk::Disk;
+use crate::domain::id::DiskName;
+use crate::fleet::Operation;
+
+/// Deletes the disk and waits until the cloud does not know it any more. Gone already is success.
+pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
+    let mut tries = Tries::new(name);
+    loop {
+        let Some(disk) = kernel.settled(name).await? else {
+            return Ok(());
+        };
+        if let Some(vm) = disk.holder().cloned() {
+            let ours = |disk: &Disk| disk.phase().driver_may_detach();
+            match kernel.detach(name, &vm, None, ours).await? {
+                Detached::NoDisk => return Ok(()),
+                Detached::Free => {}
+                Detached::Kept(disk) => return Err(in_use(&disk)),
+            }
+        }
+        let sent = kernel.fleet.delete(name, kernel.once()).await;
+        match kernel.sort(sent).await {
+            Sent::Accepted => {
+                kernel
+                    .wait(name, Operation::Delete, |disk| disk.is_none())
+                    .await?;
+                return Ok(());
+            }
+            Sent::Again(why) => tries.count(why)?,
+            Sent::Refused(error) => {
+                // Somebody may have attached it in between.
+                return match kernel.find(name).await? {
+                    Some(disk) if disk.holder().is_some() => Err(in_use(&disk)),
+                    Some(_) => Err(refused(name, error)),
+                    None => Ok(()),
+                };
+            }
+        }
+    }
+}
+
+fn in_use(disk: &Disk) -> ControllerError {
+    ControllerError::InUse {
+        disk: disk.name.to_string(),
+        holder: disk.holder().map(ToString::to_string).unwrap_or_default(),
+    }
+}

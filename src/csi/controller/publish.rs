@@ -1,0 +1,156 @@
+//! ControllerPublishVolume.
+//!
+//! ```text
+//! attached there, pvc-       -> its slot
+//! attached there, new-       -> journal pvc- -> its slot                      (born on the selected node: no attach)
+//! attached elsewhere, new-   -> detach -> journal pvc- -> attach -> its slot
+//! available                  -> journal pvc- -> attach -> its slot
+//! lent to an anchor, grw-    -> wait for the end of the growth, else detach -> as available
+//! attached elsewhere, pvc-   -> refused
+//! ```
+//!
+//! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod.
+
+use std::collections::HashMap;
+
+use tokio::time::Instant;
+
+use super::command::Publish;
+use super::error::ControllerError;
+use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, no_disk, refused, unfit};
+use crate::csi::node::{DEVICE_PATH, SIZE_GIB};
+use crate::domain::disk::{Disk, Vm};
+use crate::domain::id::VmName;
+use crate::domain::journal::Phase;
+use crate::fleet::{FleetError, Operation};
+
+/// Reads of the slot before giving up: the mapping may lag behind the attachment.
+const SLOT_READS: u32 = 4;
+
+/// Attaches the disk to the VM; answers the publish context.
+pub(super) async fn publish(
+    kernel: &Kernel,
+    command: &Publish,
+) -> Outcome<HashMap<String, String>> {
+    let (name, vm) = (&command.disk, &command.vm);
+    let mut tries = Tries::new(name);
+    let mut patience = Some(Instant::now() + kernel.config.lend_patience);
+    loop {
+        let disk = kernel.settled(name).await?.ok_or_else(|| no_disk(name))?;
+        let phase = disk.phase();
+        if phase == Phase::Growing
+            && let Some(until) = patience.take()
+        {
+            grown(kernel, &disk, until).await?;
+            continue;
+        }
+        match disk.holder() {
+            Some(holder) if holder == vm && phase != Phase::Growing => {
+                if phase == Phase::New {
+                    kernel.journal(&disk, Phase::Published).await?;
+                }
+                return context(kernel, &disk, vm).await;
+            }
+            Some(holder) if phase.driver_may_detach() => {
+                // Before the disk leaves a place where it can stay.
+                fits(&disk, vm, kernel.vm(vm).await?.as_ref())?;
+                let ours = |disk: &Disk| disk.phase().driver_may_detach();
+                if let Detached::Kept(disk) = kernel.detach(name, holder, None, ours).await? {
+                    return Err(elsewhere(&disk, vm));
+                }
+            }
+            Some(_) => return Err(elsewhere(&disk, vm)),
+            None => {
+                if phase.driver_may_detach() {
+                    kernel.journal(&disk, Phase::Published).await?;
+                }
+                attach(kernel, &disk, vm, &mut tries).await?;
+            }
+        }
+    }
+}
+
+/// One AttachVolume; the caller reads again whatever came of it.
+async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>) -> Outcome<()> {
+    let name = &disk.name;
+    let turn = kernel.turn(vm).await?;
+    let sent = kernel.fleet.attach(&turn, name, vm, kernel.deadline).await;
+    if let Err(error @ FleetError::Deadline { .. }) = sent {
+        return Err(error.into());
+    }
+    match kernel.sort(sent).await {
+        Sent::Accepted => {
+            let to = vm.clone();
+            kernel
+                .wait(name, Operation::Attach, move |disk| {
+                    disk.is_none_or(|disk| disk.is_attached_to(&to))
+                })
+                .await?;
+            Ok(())
+        }
+        Sent::Again(why) => tries.count(why),
+        Sent::Refused(error) => {
+            drop(turn);
+            let found = kernel.vm(vm).await?;
+            fits(disk, vm, found.as_ref())?;
+            Err(refused(name, error))
+        }
+    }
+}
+
+/// Whether the VM can take the disk.
+fn fits(disk: &Disk, name: &VmName, vm: Option<&Vm>) -> Outcome<()> {
+    let Some(found) = vm else {
+        return Err(ControllerError::NoVm {
+            vm: name.to_string(),
+        });
+    };
+    if found.zone != disk.zone {
+        return Err(ControllerError::OtherZone {
+            disk: disk.name.to_string(),
+            zone: disk.zone.to_string(),
+            vm: name.to_string(),
+            vm_zone: found.zone.to_string(),
+        });
+    }
+    unfit(name, vm, &disk.name).map_or(Ok(()), Err)
+}
+
+/// Another controller may be growing the disk: let it finish. If it does not, it is dead and the disk is taken over.
+async fn grown(kernel: &Kernel, disk: &Disk, until: Instant) -> Outcome<()> {
+    let over = |disk: Option<&Disk>| disk.is_none_or(|disk| disk.phase() != Phase::Growing);
+    let until = until.min(kernel.deadline);
+    let waited = kernel
+        .fleet
+        .wait(&disk.name, Operation::Extend, until, over)
+        .await;
+    match waited {
+        Ok(_) | Err(FleetError::Deadline { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the node needs: the slot, and the size that the disk must have at least.
+async fn context(kernel: &Kernel, disk: &Disk, vm: &VmName) -> Outcome<HashMap<String, String>> {
+    for _ in 0..SLOT_READS {
+        if let Some(slot) = kernel.fleet.slot(vm, &disk.name).await? {
+            return Ok(HashMap::from([
+                (DEVICE_PATH.to_owned(), slot.to_string()),
+                (SIZE_GIB.to_owned(), disk.size.gib().to_string()),
+            ]));
+        }
+        kernel.pause().await;
+    }
+    Err(ControllerError::NoSlot {
+        disk: disk.name.to_string(),
+        vm: vm.to_string(),
+    })
+}
+
+fn elsewhere(disk: &Disk, wanted: &VmName) -> ControllerError {
+    ControllerError::AttachedElsewhere {
+        disk: disk.name.to_string(),
+        holder: disk.holder().map(ToString::to_string).unwrap_or_default(),
+        wanted: wanted.to_string(),
+    }
+}
