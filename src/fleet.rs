@@ -3,22 +3,55 @@
 //! ```text
 //! verbs (csi::controller) --- turn(vm) ---> one queue per VM     one slow operation at a time, fair
 //!        |   create/attach/detach/...  ---> token bucket ------> Cloud (port)
-//!        |   wait(disk, until)         ---> tracker: one DescribeVolumes for all waiters
+//!        |   wait(disk, until), disk() ---> tracker: one DescribeVolumes for all waiters
 //!        `   disks(), vms(), slot()    ---> snapshots, invalidated by own writes
 //! ```
 //!
 //! The fleet repeats only what is certainly safe: calls that were not sent, and calls that the API refused with
 //! `Processing` or throttling. An unknown outcome is handed to the verb, which reads before it decides.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::cloud::{CallError, Cloud, Rejection};
+mod api;
+mod batch;
+mod bucket;
+mod config;
+#[cfg(test)]
+mod fake;
+mod kind;
+mod learn;
+mod load;
+mod observer;
+mod queue;
+mod slots;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod tracker;
+mod write;
+
+pub use self::bucket::Class;
+pub use self::config::{FleetConfig, FleetConfigError};
+pub use self::load::Reservation;
+pub use self::observer::{Observer, Silent};
+pub use self::queue::Turn;
+
+use self::api::Api;
+use self::kind::{Disks, Kind, Vms};
+use self::load::Load;
+use self::queue::Queues;
+use self::slots::Slots;
+use self::snapshot::Shared;
+use self::tracker::Tracker;
+use self::write::Accepted;
+use crate::cloud::{CallError, Cloud};
 use crate::domain::device::ScsiAddress;
-use crate::domain::disk::{Accounting, Disk, NewDisk, Vm};
+use crate::domain::disk::{Disk, Vm};
 use crate::domain::id::{DiskName, VmName};
 
 /// A slow, asynchronous operation of the cloud; each kind has its own learned duration.
@@ -54,13 +87,6 @@ pub enum FleetError {
     },
 }
 
-/// The right to change one VM's disks; others wait until it is dropped. Held from the mutating call until the
-/// cloud has finished it.
-#[derive(Debug)]
-pub struct Turn {
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
-
 /// All disks at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -68,35 +94,94 @@ pub struct Snapshot {
     pub disks: Vec<Disk>,
 }
 
-/// See the module's documentation.
-#[derive(Debug)]
-pub struct Fleet {
-    cloud: Arc<dyn Cloud>,
-    turns: tokio::sync::Mutex<std::collections::HashMap<VmName, Arc<tokio::sync::Semaphore>>>,
+impl Snapshot {
+    /// The disk of that name.
+    #[must_use]
+    pub fn find(&self, name: &DiskName) -> Option<&Disk> {
+        let at = self.disks.binary_search_by(|disk| disk.name.cmp(name));
+        at.ok().and_then(|index| self.disks.get(index))
+    }
 }
 
-const POLL: Duration = Duration::from_millis(500);
+/// See the module's documentation.
+pub struct Fleet {
+    api: Arc<Api>,
+    disk_reads: Tracker<Disks>,
+    vm_reads: Tracker<Vms>,
+    snapshot: Shared<Snapshot>,
+    machines: Shared<Vec<Vm>>,
+    slots: Slots,
+    queues: Queues,
+    load: Load,
+    accepted: Accepted,
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("api", &self.api)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Fleet {
-    /// A fleet over one cloud.
+    /// A fleet over one cloud, with the default settings.
     #[must_use]
     pub fn new(cloud: Arc<dyn Cloud>) -> Self {
+        Self::build(cloud, FleetConfig::default(), Arc::new(Silent))
+    }
+
+    /// A fleet with settings of its own that tells `observer` what it does.
+    ///
+    /// # Errors
+    /// [`FleetConfigError`] for a setting out of its range.
+    pub fn with(
+        cloud: Arc<dyn Cloud>,
+        config: FleetConfig,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, FleetConfigError> {
+        config.validate()?;
+        Ok(Self::build(cloud, config, observer))
+    }
+
+    fn build(cloud: Arc<dyn Cloud>, config: FleetConfig, observer: Arc<dyn Observer>) -> Self {
+        let queues = Queues::new(config.operations_per_vm);
+        let load = Load::new(config.disks_per_vm);
+        let api = Arc::new(Api::new(cloud, config, observer));
         Self {
-            cloud,
-            turns: tokio::sync::Mutex::default(),
+            disk_reads: Tracker::new(Arc::clone(&api)),
+            vm_reads: Tracker::new(Arc::clone(&api)),
+            api,
+            snapshot: Shared::default(),
+            machines: Shared::default(),
+            slots: Slots::default(),
+            queues,
+            load,
+            accepted: Accepted::default(),
         }
     }
 
-    /// The disk as it is now: the read starts after this call. `None` is proof that it does not exist.
+    /// The disk as it is now: the read starts after this call, together with everybody else's. `None` is proof
+    /// that it does not exist.
     ///
     /// # Errors
     /// [`FleetError::Call`] when the API cannot be read.
     pub async fn disk(&self, name: &DiskName) -> Result<Option<Disk>, FleetError> {
-        match self.cloud.describe_disks(std::slice::from_ref(name)).await {
-            Ok(disks) => Ok(disks.into_iter().find(|disk| disk.name == *name)),
-            Err(error) if error.rejection() == Some(Rejection::VolumeNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.disk_reads.read(name).await?)
+    }
+
+    /// The disk as it was at most `max_age` ago, from one read of all disks however many ask. A hint that saves a
+    /// call where the next call is checked by the server anyway (`CreateVolume` refuses a duplicate name); never
+    /// a proof.
+    ///
+    /// # Errors
+    /// [`FleetError::Call`].
+    pub async fn hint(
+        &self,
+        name: &DiskName,
+        max_age: Duration,
+    ) -> Result<Option<Disk>, FleetError> {
+        Ok(self.disks_within(max_age).await?.find(name).cloned())
     }
 
     /// All disks; may be a moment old, but never older than this process's own last write.
@@ -104,9 +189,32 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Call`].
     pub async fn disks(&self) -> Result<Arc<Snapshot>, FleetError> {
-        let mut disks = self.cloud.describe_disks(&[]).await?;
-        disks.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Arc::new(Snapshot { disks }))
+        self.all_disks(self.api.config.disks_max_age, true).await
+    }
+
+    /// All disks as they were at most `max_age` ago, own writes not counted: for the later pages of one listing.
+    ///
+    /// # Errors
+    /// [`FleetError::Call`].
+    pub async fn disks_within(&self, max_age: Duration) -> Result<Arc<Snapshot>, FleetError> {
+        self.all_disks(max_age, false).await
+    }
+
+    async fn all_disks(
+        &self,
+        max_age: Duration,
+        after_writes: bool,
+    ) -> Result<Arc<Snapshot>, FleetError> {
+        let api = Arc::clone(&self.api);
+        let read = move || async move {
+            let call = || api.cloud.describe_disks(&[]);
+            let mut disks = api.read_patiently(Disks::ACTION, call).await?;
+            disks.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            Ok(Snapshot { disks })
+        };
+        let snapshot = self.snapshot.get(max_age, after_writes, read).await?;
+        self.disk_reads.total(snapshot.disks.len());
+        Ok(snapshot)
     }
 
     /// The VM as it is now. `None` is proof that it does not exist.
@@ -114,19 +222,36 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::Call`].
     pub async fn vm(&self, name: &VmName) -> Result<Option<Vm>, FleetError> {
-        match self.cloud.describe_vms(std::slice::from_ref(name)).await {
-            Ok(vms) => Ok(vms.into_iter().find(|vm| vm.name == *name)),
-            Err(error) if error.rejection() == Some(Rejection::InstanceNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.vm_reads.read(name).await?)
     }
 
-    /// All VMs; may be a moment old, but never older than this process's own last write.
+    /// All VMs; may be a moment old, but own writes are always in it.
     ///
     /// # Errors
     /// [`FleetError::Call`].
     pub async fn vms(&self) -> Result<Arc<Vec<Vm>>, FleetError> {
-        Ok(Arc::new(self.cloud.describe_vms(&[]).await?))
+        let api = Arc::clone(&self.api);
+        let read = move || async move {
+            let call = || api.cloud.describe_vms(&[]);
+            api.read_patiently(Vms::ACTION, call).await
+        };
+        let max_age = self.api.config.vms_max_age;
+        let vms = self.machines.get(max_age, true, read).await?;
+        self.vm_reads.total(vms.len());
+        Ok(vms)
+    }
+
+    /// Slots of the VM that neither a disk nor a [`Reservation`] of this process occupies.
+    #[must_use]
+    pub fn free_slots(&self, vm: &Vm) -> usize {
+        self.load.free(vm)
+    }
+
+    /// Promises a slot of the VM to the disk, so that others that choose a VM at the same time see it taken.
+    /// `None`: the VM is full.
+    #[must_use]
+    pub fn reserve(&self, vm: &Vm, disk: &DiskName) -> Option<Reservation> {
+        self.load.reserve(vm, disk)
     }
 
     /// The slot of a disk on a VM, if it has one there. One call per VM at a time, however many disks ask.
@@ -138,181 +263,20 @@ impl Fleet {
         vm: &VmName,
         disk: &DiskName,
     ) -> Result<Option<ScsiAddress>, FleetError> {
-        let slots = self.cloud.describe_slots(vm).await?;
-        Ok(slots
-            .into_iter()
-            .find(|s| s.disk.as_ref() == Some(disk))
-            .map(|s| s.address))
+        let slots = self.slots.read(&self.api, vm).await?;
+        let own = slots.iter().find(|slot| slot.disk.as_ref() == Some(disk));
+        Ok(own.map(|slot| slot.address))
     }
 
-    /// Waits for this VM's turn.
+    /// Waits for this VM's turn, first come, first served.
     ///
     /// # Errors
     /// [`FleetError::Deadline`] when others hold it until `deadline`.
     pub async fn turn(&self, vm: &VmName, deadline: Instant) -> Result<Turn, FleetError> {
-        let semaphore = Arc::clone(
-            self.turns
-                .lock()
-                .await
-                .entry(vm.clone())
-                .or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(1))),
-        );
-        match tokio::time::timeout_at(deadline, semaphore.acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Turn { _permit: permit }),
-            _ => Err(FleetError::Deadline {
-                what: format!("waiting for the turn of VM {vm}"),
-                last: String::new(),
-            }),
-        }
-    }
-
-    /// `CreateVolume`. The caller holds the anchor's [`Turn`].
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn create(
-        &self,
-        _turn: &Turn,
-        disk: &NewDisk,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.create_disk(disk)).await
-    }
-
-    /// `AttachVolume`. The caller holds the VM's [`Turn`].
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn attach(
-        &self,
-        _turn: &Turn,
-        disk: &DiskName,
-        vm: &VmName,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.attach_disk(disk, vm))
-            .await
-    }
-
-    /// `DetachVolume`. The caller holds the VM's [`Turn`].
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn detach(
-        &self,
-        _turn: &Turn,
-        disk: &DiskName,
-        vm: &VmName,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.detach_disk(disk, vm))
-            .await
-    }
-
-    /// `ExtendVolumeSize`: +100 GiB, once. The caller holds the VM's [`Turn`] and has just read the size.
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn extend(
-        &self,
-        _turn: &Turn,
-        disk: &DiskName,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.extend_disk(disk)).await
-    }
-
-    /// `DeleteVolume`.
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn delete(&self, disk: &DiskName, deadline: Instant) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.delete_disk(disk)).await
-    }
-
-    /// `ModifyVolumeAttribute` with `description`. Setting the same text twice is harmless.
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn describe(
-        &self,
-        disk: &DiskName,
-        description: &str,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.set_description(disk, description))
-            .await
-    }
-
-    /// `ModifyVolumeAttribute` with `accountingType`. Setting the same value twice is harmless.
-    ///
-    /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn set_accounting(
-        &self,
-        disk: &DiskName,
-        accounting: Accounting,
-        deadline: Instant,
-    ) -> Result<(), FleetError> {
-        self.repeat(deadline, || self.cloud.set_accounting(disk, accounting))
-            .await
-    }
-
-    /// Waits until the disk, read after this call, satisfies `until` (`None`: it does not exist).
-    ///
-    /// # Errors
-    /// [`FleetError::Deadline`]; read errors that may pass are waited out.
-    pub async fn wait<P>(
-        &self,
-        name: &DiskName,
-        operation: Operation,
-        deadline: Instant,
-        until: P,
-    ) -> Result<Option<Disk>, FleetError>
-    where
-        P: Fn(Option<&Disk>) -> bool + Send + Sync + 'static,
-    {
-        loop {
-            match self.disk(name).await {
-                Ok(disk) if until(disk.as_ref()) => return Ok(disk),
-                Err(FleetError::Call(error)) if !error.is_transient() => return Err(error.into()),
-                Ok(_) | Err(_) => {}
-            }
-            if Instant::now() + POLL > deadline {
-                return Err(FleetError::Deadline {
-                    what: format!("{operation:?} of disk {name}"),
-                    last: String::new(),
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    async fn repeat<F, R>(&self, deadline: Instant, mut call: F) -> Result<(), FleetError>
-    where
-        F: FnMut() -> R,
-        R: Future<Output = Result<(), CallError>>,
-    {
-        loop {
-            let error = match call().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let again = matches!(error, CallError::NotSent { .. })
-                || matches!(
-                    error.rejection(),
-                    Some(Rejection::Processing | Rejection::Throttled)
-                );
-            if !again {
-                return Err(error.into());
-            }
-            if Instant::now() + POLL > deadline {
-                return Err(FleetError::Deadline {
-                    what: "the call".to_owned(),
-                    last: format!("; last answer: {error}"),
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let turn = self.queues.turn(vm, deadline).await;
+        turn.ok_or_else(|| FleetError::Deadline {
+            what: format!("waiting for the turn of VM {vm}"),
+            last: "; other operations hold the VM".to_owned(),
+        })
     }
 }

@@ -1,0 +1,150 @@
+//! One door to the cloud: every call takes a token, is counted, and tells the bucket when it was throttled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::FleetError;
+use super::bucket::{Bucket, Class};
+use super::config::FleetConfig;
+use super::observer::Observer;
+use crate::cloud::{CallError, Cloud, Rejection};
+
+/// First pause before a call is repeated; doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) cloud: Arc<dyn Cloud>,
+    pub(super) bucket: Bucket,
+    pub(super) config: FleetConfig,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl Api {
+    pub(super) fn new(
+        cloud: Arc<dyn Cloud>,
+        config: FleetConfig,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self {
+            cloud,
+            bucket: Bucket::new(&config, Arc::clone(&observer)),
+            config,
+            observer,
+        }
+    }
+
+    /// One read, sent once.
+    pub(super) async fn read<T, R>(
+        &self,
+        action: &'static str,
+        call: impl FnOnce() -> R,
+    ) -> Result<T, CallError>
+    where
+        R: Future<Output = Result<T, CallError>>,
+    {
+        // Without a deadline the bucket always lets a call pass in the end.
+        let _ = self.bucket.pass(Class::Read, None).await;
+        self.observer.call(action);
+        let answer = call().await;
+        if let Err(error) = &answer {
+            self.heed(error);
+        }
+        answer
+    }
+
+    /// One read, repeated while the API cannot be read, for `read_patience`.
+    pub(super) async fn read_patiently<T, R>(
+        &self,
+        action: &'static str,
+        mut call: impl FnMut() -> R,
+    ) -> Result<T, CallError>
+    where
+        R: Future<Output = Result<T, CallError>>,
+    {
+        let give_up = Instant::now() + self.config.read_patience;
+        let mut tries = 0;
+        loop {
+            let error = match self.read(action, &mut call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let pause = pause(tries);
+            if !error.is_transient() || Instant::now() + pause > give_up {
+                return Err(error);
+            }
+            tries += 1;
+            self.observer.retried(action);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One write. Repeats only what certainly changed nothing and may pass: not sent, busy, throttled.
+    pub(super) async fn write<R>(
+        &self,
+        action: &'static str,
+        class: Class,
+        deadline: Instant,
+        mut call: impl FnMut() -> R,
+    ) -> Result<(), FleetError>
+    where
+        R: Future<Output = Result<(), CallError>>,
+    {
+        let late = |last: Option<&CallError>| FleetError::Deadline {
+            what: action.to_owned(),
+            last: last.map_or_else(String::new, |error| format!("; last answer: {error}")),
+        };
+        let (mut last, mut tries) = (None, 0);
+        loop {
+            if self.bucket.pass(class, Some(deadline)).await.is_err() || Instant::now() >= deadline
+            {
+                return Err(late(last.as_ref()));
+            }
+            self.observer.call(action);
+            let error = match call().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            self.heed(&error);
+            let again = matches!(error, CallError::NotSent { .. })
+                || matches!(
+                    error.rejection(),
+                    Some(Rejection::Processing | Rejection::Throttled)
+                );
+            if !again {
+                return Err(error.into());
+            }
+            let pause = pause(tries);
+            if Instant::now() + pause >= deadline {
+                return Err(late(Some(&error)));
+            }
+            last = Some(error);
+            tries += 1;
+            self.observer.retried(action);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn heed(&self, error: &CallError) {
+        match error {
+            CallError::Rejected {
+                kind: Rejection::Throttled,
+                retry_after,
+                ..
+            } => self.bucket.throttled(*retry_after),
+            CallError::Unknown {
+                throttled: true, ..
+            } => self.bucket.throttled(None),
+            CallError::Rejected { .. } | CallError::Unknown { .. } | CallError::NotSent { .. } => {}
+        }
+    }
+}
+
+/// Doubling pauses with jitter: callers that failed together do not come back together.
+pub(super) fn pause(tries: u32) -> Duration {
+    let whole = (PAUSE * 2_u32.saturating_pow(tries.min(10))).min(PAUSE_MAX);
+    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+}

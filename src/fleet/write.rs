@@ -1,0 +1,286 @@
+//! The fleet's writes and the wait for their end.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bucket::Class;
+use super::tracker::Missed;
+use super::{Fleet, FleetError, Operation, Turn};
+use crate::cloud::CallError;
+use crate::domain::disk::{Accounting, Disk, NewDisk};
+use crate::domain::id::{DiskName, VmName};
+
+/// An accepted operation that nobody waited for is forgotten after this time.
+const FORGET: Duration = Duration::from_secs(900);
+const FORGET_ABOVE: usize = 1024;
+
+/// When the API accepted which operation of this process.
+#[derive(Debug, Default)]
+pub(super) struct Accepted(Mutex<HashMap<DiskName, (Operation, Instant)>>);
+
+impl Accepted {
+    fn note(&self, disk: &DiskName, operation: Operation) {
+        let now = Instant::now();
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.len() > FORGET_ABOVE {
+            table.retain(|_, (_, then)| now.saturating_duration_since(*then) < FORGET);
+        }
+        table.insert(disk.clone(), (operation, now));
+    }
+
+    fn take(&self, disk: &DiskName, operation: Operation) -> Option<Instant> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (accepted, at) = table.remove(disk)?;
+        (accepted == operation).then_some(at)
+    }
+}
+
+/// What a write is and whom it concerns.
+struct Write<'a> {
+    action: &'static str,
+    class: Class,
+    disk: &'a DiskName,
+    operation: Option<Operation>,
+    deadline: Instant,
+}
+
+impl Fleet {
+    /// `CreateVolume`. The caller holds the anchor's [`Turn`].
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn create(
+        &self,
+        _turn: &Turn,
+        disk: &NewDisk,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "CreateVolume",
+            class: Class::Bring,
+            disk: &disk.name,
+            operation: Some(Operation::Create),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.create_disk(disk))
+            .await?;
+        self.disk_reads.exists(&disk.name);
+        self.placed(&disk.name, &disk.anchor);
+        Ok(())
+    }
+
+    /// `AttachVolume`. The caller holds the VM's [`Turn`].
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn attach(
+        &self,
+        _turn: &Turn,
+        disk: &DiskName,
+        vm: &VmName,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "AttachVolume",
+            class: Class::Bring,
+            disk,
+            operation: Some(Operation::Attach),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.attach_disk(disk, vm))
+            .await?;
+        self.placed(disk, vm);
+        Ok(())
+    }
+
+    /// `DetachVolume`. The caller holds the VM's [`Turn`].
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn detach(
+        &self,
+        _turn: &Turn,
+        disk: &DiskName,
+        vm: &VmName,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "DetachVolume",
+            class: Class::Take,
+            disk,
+            operation: Some(Operation::Detach),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.detach_disk(disk, vm))
+            .await
+    }
+
+    /// `ExtendVolumeSize`: +100 GiB, once. The caller holds the VM's [`Turn`] and has just read the size.
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn extend(
+        &self,
+        _turn: &Turn,
+        disk: &DiskName,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "ExtendVolumeSize",
+            class: Class::Bring,
+            disk,
+            operation: Some(Operation::Extend),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.extend_disk(disk)).await
+    }
+
+    /// `DeleteVolume`.
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn delete(&self, disk: &DiskName, deadline: Instant) -> Result<(), FleetError> {
+        let write = Write {
+            action: "DeleteVolume",
+            class: Class::Take,
+            disk,
+            operation: Some(Operation::Delete),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.delete_disk(disk)).await
+    }
+
+    /// `ModifyVolumeAttribute` with `description`. Setting the same text twice is harmless.
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn describe(
+        &self,
+        disk: &DiskName,
+        description: &str,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "ModifyVolumeAttribute",
+            class: Class::Bring,
+            disk,
+            operation: None,
+            deadline,
+        };
+        self.write(write, || self.api.cloud.set_description(disk, description))
+            .await
+    }
+
+    /// `ModifyVolumeAttribute` with `accountingType`. Setting the same value twice is harmless.
+    ///
+    /// # Errors
+    /// [`FleetError`]; an unknown outcome is not repeated.
+    pub async fn set_accounting(
+        &self,
+        disk: &DiskName,
+        accounting: Accounting,
+        deadline: Instant,
+    ) -> Result<(), FleetError> {
+        let write = Write {
+            action: "ModifyVolumeAttribute",
+            class: Class::Bring,
+            disk,
+            operation: Some(Operation::Modify),
+            deadline,
+        };
+        self.write(write, || self.api.cloud.set_accounting(disk, accounting))
+            .await
+    }
+
+    /// Waits until the disk, read after this call, satisfies `until` (`None`: it does not exist). The first look
+    /// comes when the operation is expected to be over, if this process has just started it.
+    ///
+    /// # Errors
+    /// [`FleetError::Deadline`] with the last state seen; read errors that may pass are waited out.
+    pub async fn wait<P>(
+        &self,
+        name: &DiskName,
+        operation: Operation,
+        deadline: Instant,
+        until: P,
+    ) -> Result<Option<Disk>, FleetError>
+    where
+        P: Fn(Option<&Disk>) -> bool + Send + Sync + 'static,
+    {
+        let accepted = self.accepted.take(name, operation);
+        let seen = self
+            .disk_reads
+            .wait(name, operation, accepted, deadline, Box::new(until))
+            .await;
+        match seen {
+            Ok(disk) => {
+                self.snapshot.wrote();
+                self.left(name, disk.as_ref());
+                Ok(disk)
+            }
+            Err(Missed::Failed(error)) => Err(error.into()),
+            Err(Missed::Late(last)) => Err(FleetError::Deadline {
+                what: format!("{operation:?} of disk {name}"),
+                last: last.map_or_else(String::new, |last| format!("; last seen: {last}")),
+            }),
+        }
+    }
+
+    async fn write<R>(&self, write: Write<'_>, call: impl FnMut() -> R) -> Result<(), FleetError>
+    where
+        R: Future<Output = Result<(), CallError>>,
+    {
+        // Also when this future is dropped: the call may have been carried out.
+        let _ended = Ended(self);
+        self.snapshot.wrote();
+        let answer = self
+            .api
+            .write(write.action, write.class, write.deadline, call)
+            .await;
+        match (&answer, write.operation) {
+            (Ok(()), Some(operation)) => self.accepted.note(write.disk, operation),
+            (Err(FleetError::Call(error)), Some(_)) if error.outcome_unknown() => {
+                self.machines.wrote();
+            }
+            (Ok(()) | Err(_), _) => {}
+        }
+        answer
+    }
+
+    /// The disk occupies a slot of the VM from now on.
+    fn placed(&self, disk: &DiskName, vm: &VmName) {
+        let (disk, name) = (disk.clone(), vm.clone());
+        self.machines.change(move |vms| {
+            if let Some(vm) = vms.iter_mut().find(|vm| vm.name == name)
+                && !vm.disks.contains(&disk)
+            {
+                vm.disks.push(disk.clone());
+            }
+        });
+    }
+
+    /// The disk has been seen where it is: it occupies no slot of any other VM.
+    fn left(&self, name: &DiskName, disk: Option<&Disk>) {
+        let (name, holder) = (name.clone(), disk.and_then(Disk::holder).cloned());
+        self.machines.change(move |vms| {
+            for vm in vms
+                .iter_mut()
+                .filter(|vm| Some(&vm.name) != holder.as_ref())
+            {
+                vm.disks.retain(|other| *other != name);
+            }
+        });
+    }
+}
+
+/// Marks the end of a write.
+struct Ended<'a>(&'a Fleet);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.snapshot.wrote();
+    }
+}
