@@ -35,11 +35,13 @@ mod tests;
 mod tracker;
 mod write;
 
+pub use self::api::Paid;
 pub use self::bucket::Class;
 pub use self::config::{FleetConfig, FleetConfigError};
 pub use self::load::Reservation;
 pub use self::observer::{Observer, Silent};
 pub use self::queue::Turn;
+pub use self::slots::Expected;
 
 use self::api::Api;
 use self::kind::{Disks, Kind, Vms};
@@ -266,6 +268,26 @@ impl Fleet {
         let slots = self.slots.read(&self.api, vm).await?;
         let own = slots.iter().find(|slot| slot.disk.as_ref() == Some(disk));
         Ok(own.map(|slot| slot.address))
+    }
+
+    /// Says that [`Fleet::slot`] will soon be asked for this VM: others that ask wait a moment, so that one call
+    /// serves all who publish on it together. Hold it until the slot is known.
+    #[must_use]
+    pub fn expect_slot(&self, vm: &VmName) -> Expected {
+        self.slots.expect(vm)
+    }
+
+    /// Takes the token of the next write on the disk ahead. A write that rests on a read must follow it at once;
+    /// with the token in hand it does not wait for others in between.
+    ///
+    /// # Errors
+    /// [`FleetError::Deadline`] when no call may be sent until `deadline`.
+    pub async fn pay(&self, disk: &DiskName, deadline: Instant) -> Result<Paid, FleetError> {
+        let paid = self.api.pay(disk, deadline).await;
+        paid.ok_or_else(|| FleetError::Deadline {
+            what: format!("waiting to send a call for disk {disk}"),
+            last: "; the limit on calls is used up by others".to_owned(),
+        })
     }
 
     /// Waits for this VM's turn, first come, first served.

@@ -1,6 +1,7 @@
 //! One door to the cloud: every call takes a token, is counted, and tells the bucket when it was throttled.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +11,7 @@ use super::bucket::{Bucket, Class};
 use super::config::FleetConfig;
 use super::observer::Observer;
 use crate::cloud::{CallError, Cloud, Rejection};
+use crate::domain::id::DiskName;
 
 /// First pause before a call is repeated; doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -21,6 +23,24 @@ pub(super) struct Api {
     pub(super) bucket: Bucket,
     pub(super) config: FleetConfig,
     pub(super) observer: Arc<dyn Observer>,
+    /// Tokens that were taken ahead, by disk.
+    paid: Mutex<HashMap<DiskName, u32>>,
+}
+
+/// A token taken ahead for the next write on one disk, so that the write can follow a read at once. Given back when
+/// this is dropped unused.
+#[derive(Debug)]
+pub struct Paid {
+    api: Arc<Api>,
+    disk: DiskName,
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        if self.api.spend(&self.disk) {
+            self.api.bucket.refund();
+        }
+    }
 }
 
 impl Api {
@@ -34,7 +54,32 @@ impl Api {
             bucket: Bucket::new(&config, Arc::clone(&observer)),
             config,
             observer,
+            paid: Mutex::default(),
         }
+    }
+
+    /// Waits for the token of the next write on `disk`.
+    pub(super) async fn pay(self: &Arc<Self>, disk: &DiskName, deadline: Instant) -> Option<Paid> {
+        let passed = self.bucket.pass(Class::Bring, Some(deadline)).await;
+        passed.ok()?;
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        *paid.entry(disk.clone()).or_insert(0) += 1;
+        Some(Paid {
+            api: Arc::clone(self),
+            disk: disk.clone(),
+        })
+    }
+
+    fn spend(&self, disk: &DiskName) -> bool {
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = paid.get_mut(disk) else {
+            return false;
+        };
+        *count -= 1;
+        if *count == 0 {
+            paid.remove(disk);
+        }
+        true
     }
 
     /// One read, sent once.
@@ -87,6 +132,7 @@ impl Api {
         &self,
         action: &'static str,
         class: Class,
+        disk: &DiskName,
         deadline: Instant,
         mut call: impl FnMut() -> R,
     ) -> Result<(), FleetError>
@@ -99,8 +145,8 @@ impl Api {
         };
         let (mut last, mut tries) = (None, 0);
         loop {
-            if self.bucket.pass(class, Some(deadline)).await.is_err() || Instant::now() >= deadline
-            {
+            let passed = self.spend(disk) || self.bucket.pass(class, Some(deadline)).await.is_ok();
+            if !passed || Instant::now() >= deadline {
                 return Err(late(last.as_ref()));
             }
             self.observer.call(action);

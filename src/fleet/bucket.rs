@@ -104,6 +104,11 @@ impl Bucket {
     fn enter(&self, class: Class) -> Option<oneshot::Receiver<()>> {
         let mut state = self.0.lock();
         state.refill(&self.0, Instant::now());
+        for queue in &mut state.queues {
+            while queue.front().is_some_and(oneshot::Sender::is_closed) {
+                queue.pop_front();
+            }
+        }
         if state.queues.iter().all(VecDeque::is_empty) && state.take() {
             return None;
         }
@@ -116,6 +121,13 @@ impl Bucket {
             tokio::spawn(pump(Arc::clone(&self.0)));
         }
         Some(granted)
+    }
+
+    /// A token that was taken and not used.
+    pub(super) fn refund(&self) {
+        let mut state = self.0.lock();
+        state.tokens += 1.0;
+        while state.grant(&self.0) {}
     }
 
     /// The API asked to slow down.

@@ -129,10 +129,10 @@ impl FleetConfig {
             "at least 1 ms",
         )?;
         check(
-            self.window <= Duration::from_secs(1),
+            (Duration::from_millis(1)..=Duration::from_secs(1)).contains(&self.window),
             "window",
             format!("{:?}", self.window),
-            "at most 1 s",
+            "1 ms to 1 s",
         )?;
         check(
             self.disks_per_vm >= 1,

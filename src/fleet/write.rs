@@ -238,7 +238,7 @@ impl Fleet {
         self.snapshot.wrote();
         let answer = self
             .api
-            .write(write.action, write.class, write.deadline, call)
+            .write(write.action, write.class, write.disk, write.deadline, call)
             .await;
         match (&answer, write.operation) {
             (Ok(()), Some(operation)) => self.accepted.note(write.disk, operation),

@@ -361,3 +361,34 @@ async fn the_slots_of_a_vm_are_read_by_one_call_at_a_time() {
     let none = fleet.slot(&vm_name(1), &disk_name(0)).await.unwrap();
     assert_eq!(none, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn publishes_that_were_announced_share_one_read_of_the_slots() {
+    let (fake, fleet) = setting(2, SECOND);
+    let mut asks = JoinSet::new();
+    for i in 0..10 {
+        fake.put(&disk_name(i), Some(&vm_name(0)));
+        let fleet = Arc::clone(&fleet);
+        asks.spawn(async move {
+            let _expected = fleet.expect_slot(&vm_name(0));
+            let work = u32::try_from(i).unwrap() * Duration::from_millis(80);
+            tokio::time::sleep(work).await;
+            fleet
+                .slot(&vm_name(0), &disk_name(i))
+                .await
+                .unwrap()
+                .unwrap();
+        });
+    }
+    asks.join_all().await;
+    assert_eq!(fake.count("DescribeInstanceAttribute"), 1);
+    // One that never comes holds the others up for a second at most.
+    let _never = fleet.expect_slot(&vm_name(0));
+    let start = Instant::now();
+    fleet.slot(&vm_name(0), &disk_name(1)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1200));
+    // Nobody was announced: at once.
+    let start = Instant::now();
+    fleet.slot(&vm_name(1), &disk_name(1)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(120));
+}

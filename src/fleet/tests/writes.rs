@@ -214,3 +214,29 @@ async fn a_promised_slot_is_not_free_and_counts_once_with_its_disk() {
     drop((again, second));
     assert_eq!(fleet.free_slots(&vm), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_paid_ahead_follows_its_read_at_once() {
+    let config = FleetConfig {
+        rate: 1.0,
+        burst: 1,
+        ..FleetConfig::default()
+    };
+    let (fake, fleet) = with(Fake::new(1, SECOND), config);
+    fake.put(&disk_name(1), None);
+    let unused = fleet.pay(&disk_name(2), soon()).await.unwrap();
+    let paid = fleet.pay(&disk_name(1), soon()).await.unwrap();
+    let start = Instant::now();
+    let deadline = start + Duration::from_millis(200);
+    fleet.describe(&disk_name(1), "x", deadline).await.unwrap();
+    assert_eq!(start.elapsed(), fake.call);
+    // Spent: nothing comes back; unused: it does.
+    drop(paid);
+    let broke = fleet
+        .describe(&disk_name(1), "x", deadline + SECOND / 2)
+        .await;
+    assert!(matches!(broke, Err(FleetError::Deadline { .. })));
+    drop(unused);
+    fleet.describe(&disk_name(1), "x", soon()).await.unwrap();
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+}
