@@ -1,21 +1,23 @@
 //! Which VM lends a slot to a disk that no node has been selected for.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use super::error::ControllerError;
 use super::kernel::{Kernel, Outcome};
-use crate::domain::device::SLOTS_PER_VM;
 use crate::domain::disk::{Vm, VmState};
-use crate::domain::id::VmName;
+use crate::domain::id::{DiskName, VmName};
 use crate::domain::topology::{Requirement, Zone};
+use crate::fleet::Reservation;
 
 /// Chooses a running VM with a free slot: the first acceptable zone that has one, and there the one with the fewest
 /// disks. Where the terms name nodes, only those nodes: other VMs of the account are none of Kubernetes' business.
 pub(super) async fn choose(
     kernel: &Kernel,
     places: &Requirement,
+    disk: &DiskName,
     shunned: &[VmName],
-) -> Outcome<VmName> {
+) -> Outcome<(VmName, Reservation)> {
     let named: HashSet<&VmName> = places
         .terms
         .iter()
@@ -31,16 +33,24 @@ pub(super) async fn choose(
     let vms = kernel.fleet.vms().await?;
     let fit = |vm: &&Vm| {
         vm.state == VmState::Running
-            && vm.disks.len() < SLOTS_PER_VM
+            && kernel.fleet.free_slots(vm) > 0
             && !shunned.contains(&vm.name)
             && (named.is_empty() || named.contains(&vm.name))
     };
     let best = |zone: Option<&Zone>| {
-        vms.iter()
+        let in_zone = vms
+            .iter()
             .filter(|vm| zone.is_none_or(|zone| vm.zone == *zone))
-            .filter(fit)
-            .min_by_key(|vm| (!kernel.knows(&vm.name), vm.disks.len(), fastrand::u32(..)))
-            .map(|vm| vm.name.clone())
+            .filter(fit);
+        let free = |vm: &Vm| Reverse(kernel.fleet.free_slots(vm));
+        let mut candidates: Vec<_> = in_zone
+            .map(|vm| ((!kernel.knows(&vm.name), free(vm), fastrand::u32(..)), vm))
+            .collect();
+        candidates.sort_unstable_by_key(|(key, _)| *key);
+        // Another claim may have taken the last slot since it was counted.
+        candidates
+            .into_iter()
+            .find_map(|(_, vm)| Some((vm.name.clone(), kernel.fleet.reserve(vm, disk)?)))
     };
     let found = if zones.is_empty() {
         best(None)
@@ -51,7 +61,12 @@ pub(super) async fn choose(
 }
 
 /// Chooses a VM that holds a detached disk of `zone` while it grows.
-pub(super) async fn in_zone(kernel: &Kernel, zone: &Zone, shunned: &[VmName]) -> Outcome<VmName> {
+pub(super) async fn in_zone(
+    kernel: &Kernel,
+    zone: &Zone,
+    disk: &DiskName,
+    shunned: &[VmName],
+) -> Outcome<(VmName, Reservation)> {
     let places = Requirement {
         terms: vec![crate::domain::topology::Term {
             zone: zone.clone(),
@@ -59,7 +74,7 @@ pub(super) async fn in_zone(kernel: &Kernel, zone: &Zone, shunned: &[VmName]) ->
         }],
         given: true,
     };
-    choose(kernel, &places, shunned).await
+    choose(kernel, &places, disk, shunned).await
 }
 
 fn no_anchor(zones: &[&Zone]) -> ControllerError {

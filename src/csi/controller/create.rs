@@ -66,10 +66,10 @@ pub(super) async fn create(kernel: &Kernel, command: &Create) -> Outcome<Disk> {
 
 /// One CreateVolume call on one VM.
 async fn attempt(kernel: &Kernel, command: &Create, shunned: &[VmName]) -> Outcome<Attempt> {
-    let anchor = match command.selected() {
-        Some(vm) => vm.clone(),
-        None => match anchor::choose(kernel, &command.places, shunned).await {
-            Ok(vm) => vm,
+    let (anchor, _slot) = match command.selected() {
+        Some(vm) => (vm.clone(), None),
+        None => match anchor::choose(kernel, &command.places, &command.disk, shunned).await {
+            Ok((vm, slot)) => (vm, Some(slot)),
             Err(why) if why.is_final() => return Ok(Attempt::Refused(None, why)),
             Err(why) => return Err(why),
         },

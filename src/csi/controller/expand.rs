@@ -77,6 +77,7 @@ async fn step(
 ) -> Outcome<()> {
     let name = &disk.name;
     let turn = kernel.turn(vm).await?;
+    let _paid = kernel.pay(name).await?;
     let Some(now) = kernel.settled(name).await? else {
         return Err(no_disk(name));
     };
@@ -108,7 +109,7 @@ async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()>
         });
     }
     let name = &disk.name;
-    let vm = anchor::in_zone(kernel, &disk.zone, &[]).await?;
+    let (vm, _slot) = anchor::in_zone(kernel, &disk.zone, name, &[]).await?;
     let turn = kernel.turn(&vm).await?;
     // The turn may have been long in coming.
     let Some(disk) = kernel.settled(name).await? else {
@@ -118,6 +119,7 @@ async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()>
         return Ok(());
     }
     kernel.journal(&disk, Phase::Growing).await?;
+    let _paid = kernel.pay(name).await?;
     let sent = kernel.fleet.attach(&turn, name, &vm, kernel.once()).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {

@@ -15,7 +15,7 @@ use crate::cloud::{CallError, Rejection};
 use crate::domain::disk::{AttachmentStatus, Disk, DiskStatus, Vm};
 use crate::domain::id::{DiskName, VmName};
 use crate::domain::journal::{Phase, redescribe};
-use crate::fleet::{Fleet, FleetError, Operation, Turn};
+use crate::fleet::{Fleet, FleetError, Operation, Paid, Turn};
 
 pub(super) type Outcome<T> = Result<T, ControllerError>;
 
@@ -135,6 +135,12 @@ impl Kernel {
         tokio::time::sleep(self.config.doubt).await;
     }
 
+    /// Takes the right to send one call ahead: a call that rests on a read must follow it at once, however long the
+    /// queue for calls is.
+    pub(super) async fn pay(&self, name: &DiskName) -> Outcome<Paid> {
+        Ok(self.fleet.pay(name, self.deadline).await?)
+    }
+
     /// The latest moment for a call that must not be repeated without a read.
     pub(super) fn once(&self) -> Instant {
         self.deadline.min(Instant::now() + ONCE)
@@ -176,7 +182,13 @@ impl Kernel {
         };
         let name = &disk.name;
         let mut tries = Tries::new(name);
+        let asked = Instant::now();
+        let mut paid = self.pay(name).await?;
         let mut seen = disk.description.clone();
+        if asked.elapsed() > ONCE {
+            let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
+            seen = now.description;
+        }
         while seen != text {
             if seen != disk.description {
                 return Err(ControllerError::Moved {
@@ -190,6 +202,8 @@ impl Kernel {
                 Sent::Again(why) => tries.count(why)?,
                 Sent::Refused(error) => return Err(refused(name, error)),
             }
+            drop(paid);
+            paid = self.pay(name).await?;
             seen = match self.find(name).await? {
                 Some(disk) => disk.description,
                 None => return Err(no_disk(name)),
@@ -215,6 +229,7 @@ impl Kernel {
         };
         let mut tries = Tries::new(name);
         loop {
+            let _paid = self.pay(name).await?;
             let Some(disk) = self.settled(name).await? else {
                 return Ok(Detached::NoDisk);
             };

@@ -46,6 +46,7 @@ pub(super) async fn publish(
         }
         match disk.holder() {
             Some(holder) if holder == vm && phase != Phase::Growing => {
+                let _slot = kernel.fleet.expect_slot(vm);
                 if phase == Phase::New {
                     kernel.journal(&disk, Phase::Published).await?;
                 }
