@@ -16,11 +16,10 @@ use crate::proto::csi::v1::{
 /// Whether the role can serve, and if not, why. Must be cheap: the answer of a latch, not a call to the cloud.
 pub type Readiness = Arc<dyn Fn() -> Result<bool, String> + Send + Sync>;
 
-/// The Identity service of one role.
+/// The Identity service, the same in every role.
 #[derive(Clone)]
 pub struct Identity {
     version: &'static str,
-    controller: bool,
     readiness: Readiness,
 }
 
@@ -28,21 +27,16 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("version", &self.version)
-            .field("controller", &self.controller)
             .finish_non_exhaustive()
     }
 }
 
 impl Identity {
-    /// `controller` tells whether the same socket serves the Controller service. `readiness` answers `Ok(true)`
-    /// when ready, `Ok(false)` while starting, `Err` with the reason when the role cannot work.
+    /// `readiness` answers `Ok(true)` when ready, `Ok(false)` while starting, `Err` with the reason when the role
+    /// cannot work.
     #[must_use]
-    pub fn new(version: &'static str, controller: bool, readiness: Readiness) -> Self {
-        Self {
-            version,
-            controller,
-            readiness,
-        }
+    pub fn new(version: &'static str, readiness: Readiness) -> Self {
+        Self { version, readiness }
     }
 }
 
@@ -80,14 +74,13 @@ impl IdentityService for Identity {
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
         use plugin_capability::{service::Type as Kind, volume_expansion::Type as Expansion};
-        // OFFLINE would tell the CO that a published disk cannot be grown; ONLINE allows both.
-        let mut capabilities = vec![
+        // Of the plugin as a whole: every instance answers the same, whichever services it serves (CSI specification,
+        // GetPluginCapabilities). OFFLINE would tell the CO that a published disk cannot be grown; ONLINE allows both.
+        let capabilities = vec![
+            service(Kind::ControllerService),
             service(Kind::VolumeAccessibilityConstraints),
             expansion(Expansion::Online),
         ];
-        if self.controller {
-            capabilities.insert(0, service(Kind::ControllerService));
-        }
         Ok(Response::new(GetPluginCapabilitiesResponse {
             capabilities,
         }))

@@ -92,7 +92,7 @@ impl Harness {
         let bound = endpoint.bind(0o600).await.unwrap();
         let address = format!("unix://{}", bound.path().display());
         let stop = CancellationToken::new();
-        let identity = Identity::new("1.2.3", false, Arc::new(|| Ok(true)));
+        let identity = Identity::new("1.2.3", Arc::new(|| Ok(true)));
         let routes = Routes::new(NodeServer::new(node)).add_service(IdentityServer::new(identity));
         tokio::spawn(bound.serve(
             routes,
