@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The fleet repeats only what is certainly safe: calls that were not sent, and calls that the API refused with
-//! `Processing` or throttling. An unknown outcome is handed to the verb, which reads before it decides.
+//! `Processing` or throttling. An unknown outcome is handed to the verb, which reads before it decides. Detach, extend
+//! and the journal are sent once whatever comes back: they are right only as long as the last read is true.
 
 use std::fmt;
 use std::sync::Arc;

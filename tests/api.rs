@@ -6,6 +6,12 @@
     reason = "helpers shared by the modules of this test binary"
 )]
 
+#[path = "api/controller.rs"]
+mod controller;
+#[path = "api/controller_harness.rs"]
+mod controller_harness;
+#[path = "api/controller_reads.rs"]
+mod controller_reads;
 #[path = "api/fake_host.rs"]
 mod fake_host;
 #[path = "api/node.rs"]

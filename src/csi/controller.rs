@@ -163,6 +163,10 @@ impl ControllerService for Controller {
                 identity,
                 request.metadata(),
                 |kernel| async move {
+                    let named = command.places.terms.iter();
+                    named
+                        .filter_map(|term| term.node.as_ref())
+                        .for_each(|vm| kernel.know(vm));
                     let disk = create::create(&kernel, &command).await?;
                     Ok(view::created(&disk, &command))
                 },

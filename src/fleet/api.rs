@@ -33,11 +33,19 @@ pub(super) struct Api {
 pub struct Paid {
     api: Arc<Api>,
     disk: DiskName,
+    spent: bool,
+}
+
+impl Paid {
+    fn spend(mut self) {
+        self.api.spend(&self.disk);
+        self.spent = true;
+    }
 }
 
 impl Drop for Paid {
     fn drop(&mut self) {
-        if self.api.spend(&self.disk) {
+        if !self.spent && self.api.spend(&self.disk) {
             self.api.bucket.refund();
         }
     }
@@ -67,6 +75,7 @@ impl Api {
         Some(Paid {
             api: Arc::clone(self),
             disk: disk.clone(),
+            spent: false,
         })
     }
 
@@ -172,6 +181,25 @@ impl Api {
             self.observer.retried(action);
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// One write that was paid ahead; never repeated.
+    pub(super) async fn write_once<R>(
+        &self,
+        action: &'static str,
+        paid: Paid,
+        call: impl FnOnce() -> R,
+    ) -> Result<(), CallError>
+    where
+        R: Future<Output = Result<(), CallError>>,
+    {
+        paid.spend();
+        self.observer.call(action);
+        let answer = call().await;
+        if let Err(error) = &answer {
+            self.heed(error);
+        }
+        answer
     }
 
     fn heed(&self, error: &CallError) {

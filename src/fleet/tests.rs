@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fake::{Fake, disk_name, vm_name};
-use super::{Fleet, FleetConfig, Silent};
+use super::{Fleet, FleetConfig, Paid, Silent};
 use crate::domain::disk::{Accounting, NewDisk};
 use crate::domain::id::{DiskName, VmName};
 use crate::domain::size::DiskSize;
@@ -29,6 +29,10 @@ fn with(fake: Fake, config: FleetConfig) -> (Arc<Fake>, Arc<Fleet>) {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(600)
+}
+
+async fn paid(fleet: &Fleet, disk: usize) -> Paid {
+    fleet.pay(&disk_name(disk), soon()).await.unwrap()
 }
 
 fn new_disk(name: &DiskName, anchor: &VmName) -> NewDisk {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::bucket::Class;
 use super::tracker::Missed;
-use super::{Fleet, FleetError, Operation, Turn};
+use super::{Fleet, FleetError, Operation, Paid, Turn};
 use crate::cloud::CallError;
 use crate::domain::disk::{Accounting, Disk, NewDisk};
 use crate::domain::id::{DiskName, VmName};
@@ -96,46 +96,37 @@ impl Fleet {
         Ok(())
     }
 
-    /// `DetachVolume`. The caller holds the VM's [`Turn`].
+    /// `DetachVolume`, sent once. The caller holds the VM's [`Turn`] and has read the disk since it paid.
     ///
     /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
+    /// [`FleetError::Call`]; nothing is repeated, as the disk may have become somebody else's meanwhile.
     pub async fn detach(
         &self,
         _turn: &Turn,
+        paid: Paid,
         disk: &DiskName,
         vm: &VmName,
-        deadline: Instant,
     ) -> Result<(), FleetError> {
-        let write = Write {
-            action: "DetachVolume",
-            class: Class::Take,
-            disk,
-            operation: Some(Operation::Detach),
-            deadline,
-        };
-        self.write(write, || self.api.cloud.detach_disk(disk, vm))
+        let call = || self.api.cloud.detach_disk(disk, vm);
+        let sent = self.api.write_once("DetachVolume", paid, call);
+        self.noted(disk, Some(Operation::Detach), async { Ok(sent.await?) })
             .await
     }
 
-    /// `ExtendVolumeSize`: +100 GiB, once. The caller holds the VM's [`Turn`] and has just read the size.
+    /// `ExtendVolumeSize`: +100 GiB, sent once. The caller holds the VM's [`Turn`] and has read the size since it paid.
     ///
     /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
+    /// [`FleetError::Call`]; nothing is repeated, as somebody else may have grown the disk meanwhile.
     pub async fn extend(
         &self,
         _turn: &Turn,
+        paid: Paid,
         disk: &DiskName,
-        deadline: Instant,
     ) -> Result<(), FleetError> {
-        let write = Write {
-            action: "ExtendVolumeSize",
-            class: Class::Bring,
-            disk,
-            operation: Some(Operation::Extend),
-            deadline,
-        };
-        self.write(write, || self.api.cloud.extend_disk(disk)).await
+        let call = || self.api.cloud.extend_disk(disk);
+        let sent = self.api.write_once("ExtendVolumeSize", paid, call);
+        self.noted(disk, Some(Operation::Extend), async { Ok(sent.await?) })
+            .await
     }
 
     /// `DeleteVolume`.
@@ -153,25 +144,19 @@ impl Fleet {
         self.write(write, || self.api.cloud.delete_disk(disk)).await
     }
 
-    /// `ModifyVolumeAttribute` with `description`. Setting the same text twice is harmless.
+    /// `ModifyVolumeAttribute` with `description`, sent once. The caller knows what the description is.
     ///
     /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
+    /// [`FleetError::Call`]; nothing is repeated, as the journal may have moved on meanwhile.
     pub async fn describe(
         &self,
+        paid: Paid,
         disk: &DiskName,
         description: &str,
-        deadline: Instant,
     ) -> Result<(), FleetError> {
-        let write = Write {
-            action: "ModifyVolumeAttribute",
-            class: Class::Bring,
-            disk,
-            operation: None,
-            deadline,
-        };
-        self.write(write, || self.api.cloud.set_description(disk, description))
-            .await
+        let call = || self.api.cloud.set_description(disk, description);
+        let sent = self.api.write_once("ModifyVolumeAttribute", paid, call);
+        self.noted(disk, None, async { Ok(sent.await?) }).await
     }
 
     /// `ModifyVolumeAttribute` with `accountingType`. Setting the same value twice is harmless.
@@ -233,15 +218,29 @@ impl Fleet {
     where
         R: Future<Output = Result<(), CallError>>,
     {
+        let (disk, operation) = (write.disk, write.operation);
+        let sent = self
+            .api
+            .write(write.action, write.class, disk, write.deadline, call);
+        self.noted(disk, operation, sent).await
+    }
+
+    /// Keeps the snapshots honest about a write.
+    async fn noted<W>(
+        &self,
+        disk: &DiskName,
+        operation: Option<Operation>,
+        sent: W,
+    ) -> Result<(), FleetError>
+    where
+        W: Future<Output = Result<(), FleetError>>,
+    {
         // Also when this future is dropped: the call may have been carried out.
         let _ended = Ended(self);
         self.snapshot.wrote();
-        let answer = self
-            .api
-            .write(write.action, write.class, write.disk, write.deadline, call)
-            .await;
-        match (&answer, write.operation) {
-            (Ok(()), Some(operation)) => self.accepted.note(write.disk, operation),
+        let answer = sent.await;
+        match (&answer, operation) {
+            (Ok(()), Some(operation)) => self.accepted.note(disk, operation),
             (Err(FleetError::Call(error)), Some(_)) if error.outcome_unknown() => {
                 self.machines.wrote();
             }

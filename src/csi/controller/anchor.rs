@@ -11,7 +11,8 @@ use crate::domain::topology::{Requirement, Zone};
 use crate::fleet::Reservation;
 
 /// Chooses a running VM with a free slot: the first acceptable zone that has one, and there the one with the fewest
-/// disks. Where the terms name nodes, only those nodes: other VMs of the account are none of Kubernetes' business.
+/// disks. Where the terms name nodes, only those nodes: other VMs of the account are none of Kubernetes' business. Where
+/// they do not, VMs that are known as nodes come first.
 pub(super) async fn choose(
     kernel: &Kernel,
     places: &Requirement,
@@ -42,9 +43,10 @@ pub(super) async fn choose(
             .iter()
             .filter(|vm| zone.is_none_or(|zone| vm.zone == *zone))
             .filter(fit);
+        let stranger = |vm: &Vm| named.is_empty() && !kernel.knows(&vm.name);
         let free = |vm: &Vm| Reverse(kernel.fleet.free_slots(vm));
         let mut candidates: Vec<_> = in_zone
-            .map(|vm| ((!kernel.knows(&vm.name), free(vm), fastrand::u32(..)), vm))
+            .map(|vm| ((stranger(vm), free(vm), fastrand::u32(..)), vm))
             .collect();
         candidates.sort_unstable_by_key(|(key, _)| *key);
         // Another claim may have taken the last slot since it was counted.

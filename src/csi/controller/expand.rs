@@ -77,14 +77,12 @@ async fn step(
 ) -> Outcome<()> {
     let name = &disk.name;
     let turn = kernel.turn(vm).await?;
-    let _paid = kernel.pay(name).await?;
-    let Some(now) = kernel.settled(name).await? else {
-        return Err(no_disk(name));
-    };
-    if now.holder() != Some(vm) || now.size >= goal || now.size != disk.size {
+    let paid = kernel.pay(name).await?;
+    let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
+    if !now.is_settled() || now.holder() != Some(vm) || now.size >= goal || now.size != disk.size {
         return Ok(());
     }
-    let sent = kernel.fleet.extend(&turn, name, kernel.once()).await;
+    let sent = kernel.fleet.extend(&turn, paid, name).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
             let before = now.size;
@@ -119,8 +117,7 @@ async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()>
         return Ok(());
     }
     kernel.journal(&disk, Phase::Growing).await?;
-    let _paid = kernel.pay(name).await?;
-    let sent = kernel.fleet.attach(&turn, name, &vm, kernel.once()).await;
+    let sent = kernel.fleet.attach(&turn, name, &vm, kernel.deadline).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
             kernel

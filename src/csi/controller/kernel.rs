@@ -19,8 +19,8 @@ use crate::fleet::{Fleet, FleetError, Operation, Paid, Turn};
 
 pub(super) type Outcome<T> = Result<T, ControllerError>;
 
-/// How long one irreversible call may try: too short for the fleet to repeat it after a pause.
-const ONCE: Duration = Duration::from_millis(400);
+/// What was read longer ago than this is read again before the journal is moved.
+const FRESH: Duration = Duration::from_secs(1);
 /// Between two reads that are expected to differ.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Unknown outcomes and server errors that one job answers by trying again.
@@ -141,11 +141,6 @@ impl Kernel {
         Ok(self.fleet.pay(name, self.deadline).await?)
     }
 
-    /// The latest moment for a call that must not be repeated without a read.
-    pub(super) fn once(&self) -> Instant {
-        self.deadline.min(Instant::now() + ONCE)
-    }
-
     /// Sorts the answer of a call into what to do next; waits where reading at once would show nothing new.
     pub(super) async fn sort(&self, answer: Result<(), FleetError>) -> Sent {
         let error = match answer {
@@ -182,34 +177,31 @@ impl Kernel {
         };
         let name = &disk.name;
         let mut tries = Tries::new(name);
-        let asked = Instant::now();
-        let mut paid = self.pay(name).await?;
-        let mut seen = disk.description.clone();
-        if asked.elapsed() > ONCE {
-            let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
-            seen = now.description;
-        }
-        while seen != text {
+        let (mut seen, mut at) = (disk.description.clone(), Instant::now());
+        loop {
+            let paid = self.pay(name).await?;
+            if at.elapsed() > FRESH {
+                let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
+                seen = now.description;
+            }
+            if seen == text {
+                return Ok(());
+            }
             if seen != disk.description {
                 return Err(ControllerError::Moved {
                     disk: name.to_string(),
                     what: format!("its description became {seen:?}"),
                 });
             }
-            let written = self.fleet.describe(name, &text, self.once()).await;
+            let written = self.fleet.describe(paid, name, &text).await;
             match self.sort(written).await {
                 Sent::Accepted => return Ok(()),
                 Sent::Again(why) => tries.count(why)?,
                 Sent::Refused(error) => return Err(refused(name, error)),
             }
-            drop(paid);
-            paid = self.pay(name).await?;
-            seen = match self.find(name).await? {
-                Some(disk) => disk.description,
-                None => return Err(no_disk(name)),
-            };
+            let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
+            (seen, at) = (now.description, Instant::now());
         }
-        Ok(())
     }
 
     /// Ends the attachment of a disk to `vm`, if `may` allows it at the very last read, and waits for the end.
@@ -229,17 +221,22 @@ impl Kernel {
         };
         let mut tries = Tries::new(name);
         loop {
-            let _paid = self.pay(name).await?;
-            let Some(disk) = self.settled(name).await? else {
+            let paid = self.pay(name).await?;
+            let Some(disk) = self.find(name).await? else {
                 return Ok(Detached::NoDisk);
             };
             if disk.holder() != Some(vm) {
                 return Ok(Detached::Free);
             }
+            if !disk.is_settled() {
+                drop(paid);
+                self.settle(&disk).await?;
+                continue;
+            }
             if !may(&disk) {
                 return Ok(Detached::Kept(disk));
             }
-            let sent = self.fleet.detach(&turn, name, vm, self.once()).await;
+            let sent = self.fleet.detach(&turn, paid, name, vm).await;
             match self.sort(sent).await {
                 Sent::Accepted => {
                     let from = vm.clone();

@@ -283,14 +283,14 @@ async fn all_disks_are_read_once_for_everybody_and_again_after_an_own_write() {
     assert!(lists[0].disks.is_sorted_by(|a, b| a.name < b.name));
     assert!(lists[0].find(&disk_name(3)).is_some());
     fleet
-        .describe(&disk_name(3), "pvc-x", soon())
+        .describe(paid(&fleet, 3).await, &disk_name(3), "pvc-x")
         .await
         .unwrap();
     let list = fleet.disks().await.unwrap();
     assert_eq!(list.find(&disk_name(3)).unwrap().description, "pvc-x");
     assert_eq!(fake.count(READ), 2);
     fleet
-        .describe(&disk_name(3), "pvc-y", soon())
+        .describe(paid(&fleet, 3).await, &disk_name(3), "pvc-y")
         .await
         .unwrap();
     fleet.disks_within(10 * SECOND).await.unwrap();
@@ -317,7 +317,7 @@ async fn a_list_that_was_being_read_during_an_own_write_is_not_served_after_it()
     });
     tokio::time::sleep(Duration::from_millis(10)).await;
     fleet
-        .describe(&disk_name(1), "after", soon())
+        .describe(paid(&fleet, 1).await, &disk_name(1), "after")
         .await
         .unwrap();
     list.await.unwrap();

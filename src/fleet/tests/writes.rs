@@ -47,6 +47,25 @@ async fn an_unknown_outcome_and_a_refusal_are_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_a_read_justified_is_sent_once_whatever_comes_back() {
+    let (fake, fleet) = setting(1, SECOND);
+    let (disk, vm) = (disk_name(1), vm_name(0));
+    let turn = fleet.turn(&vm, soon()).await.unwrap();
+    let actions = ["DetachVolume", "ExtendVolumeSize", "ModifyVolumeAttribute"];
+    for kind in [Rejection::Processing, Rejection::Throttled] {
+        for action in actions {
+            fake.fail(action, vec![refused(action, kind, "later")]);
+        }
+        let pay = || paid(&fleet, 1);
+        let (first, second, third) = (pay().await, pay().await, pay().await);
+        fleet.detach(&turn, first, &disk, &vm).await.unwrap_err();
+        fleet.extend(&turn, second, &disk).await.unwrap_err();
+        fleet.describe(third, &disk, "pvc-x").await.unwrap_err();
+    }
+    assert_eq!(actions.map(|action| fake.count(action)), [2, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_vm_is_waited_for_until_the_deadline_and_no_longer() {
     let (fake, fleet) = setting(1, SECOND);
     let action = "AttachVolume";
@@ -163,7 +182,8 @@ async fn own_writes_are_in_the_list_of_vms_without_another_read() {
     assert_eq!(fleet.vms().await.unwrap()[0].disks, [disk_name(1)]);
     let turn = fleet.turn(&vm_name(0), soon()).await.unwrap();
     let (disk, vm) = (disk_name(1), vm_name(0));
-    fleet.detach(&turn, &disk, &vm, soon()).await.unwrap();
+    let paid = paid(&fleet, 1).await;
+    fleet.detach(&turn, paid, &disk, &vm).await.unwrap();
     let done = |disk: Option<&crate::domain::disk::Disk>| {
         disk.is_some_and(crate::domain::disk::Disk::is_detached)
     };
@@ -227,16 +247,13 @@ async fn a_write_paid_ahead_follows_its_read_at_once() {
     let unused = fleet.pay(&disk_name(2), soon()).await.unwrap();
     let paid = fleet.pay(&disk_name(1), soon()).await.unwrap();
     let start = Instant::now();
-    let deadline = start + Duration::from_millis(200);
-    fleet.describe(&disk_name(1), "x", deadline).await.unwrap();
+    let disk = disk_name(1);
+    fleet.describe(paid, &disk, "x").await.unwrap();
     assert_eq!(start.elapsed(), fake.call);
     // Spent: nothing comes back; unused: it does.
-    drop(paid);
-    let broke = fleet
-        .describe(&disk_name(1), "x", deadline + SECOND / 2)
-        .await;
+    let broke = fleet.pay(&disk, start + SECOND / 2).await;
     assert!(matches!(broke, Err(FleetError::Deadline { .. })));
     drop(unused);
-    fleet.describe(&disk_name(1), "x", soon()).await.unwrap();
+    self::paid(&fleet, 1).await;
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
 }
