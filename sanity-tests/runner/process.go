@@ -43,7 +43,7 @@ func start(logs, role, binary string, env []string, arguments ...string) (*proce
 	}
 	defer log.Close()
 	cmd := exec.Command(binary, arguments...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LOG_LEVEL=debug"}, env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LOG_LEVEL=info,additional_storage_csi=debug"}, env...)
 	cmd.Stderr = log
 	cmd.SysProcAttr = ownGroup()
 	stdout, err := cmd.StdoutPipe()
