@@ -1,1 +1,112 @@
-//! Composition root: the only place that knows concrete types.
+//! Composition root: the only place that knows concrete types. Builds a role from its settings, serves it, drains it.
+
+mod driver;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Common, EmulatorArgs, Role, Serve};
+use crate::config::{self, EXIT_USAGE};
+use crate::domain::topology::Zone;
+use crate::emulator::Emulator;
+use crate::telemetry::LogLevel;
+use crate::{demo, shutdown, telemetry};
+
+pub use driver::{Driver, DriverParts, Ended};
+
+/// A wrong command line or configuration: status 64. Everything else that ends a role: status 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+pub(crate) fn usage(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow::Error::new(Usage(crate::csi::error::chain(error)))
+}
+
+/// Runs the role until it ends or a signal stops it.
+pub async fn run(cli: Cli) -> ExitCode {
+    match start(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("nifcloud-additional-storage-csi: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let level =
+        telemetry::start(cli.common.log_format, &cli.common.log_level).map_err(|e| usage(&e))?;
+    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    match &cli.role {
+        Role::Controller { serve, cloud, zone } => {
+            let mut parts = parts(&cli.common, serve, level);
+            config::cloud(cloud).map_err(|e| usage(&e))?;
+            parts.cloud = Some(cloud.clone());
+            parts.zone = zone.as_deref().and_then(Zone::parse);
+            serve_driver(parts, stop).await
+        }
+        Role::Node { serve, node } => {
+            let mut parts = parts(&cli.common, serve, level);
+            parts.node = Some(config::node(node).map_err(|e| usage(&e))?);
+            serve_driver(parts, stop).await
+        }
+        Role::All { serve, cloud, node } => {
+            let mut parts = parts(&cli.common, serve, level);
+            config::cloud(cloud).map_err(|e| usage(&e))?;
+            let node = config::node(node).map_err(|e| usage(&e))?;
+            parts.cloud = Some(cloud.clone());
+            parts.zone = Some(node.zone.clone());
+            parts.node = Some(node);
+            serve_driver(parts, stop).await
+        }
+        Role::Emulator(args) => serve_emulator(&cli.common, args, stop).await,
+        Role::Demo(args) => demo::run(args, stop).await,
+    }
+}
+
+fn parts(common: &Common, serve: &Serve, level: LogLevel) -> DriverParts {
+    let mut parts = DriverParts::new(&serve.endpoint, level, config::grace(common.grace_period));
+    parts.admin = common.admin_listen;
+    parts
+}
+
+async fn serve_driver(parts: DriverParts, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let (endpoint, controller) = (parts.endpoint.clone(), parts.cloud.is_some());
+    let node = parts.node.as_ref().map(|node| node.name.to_string());
+    let driver = Driver::build(parts).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        revision = env!("GIT_SHA"),
+        endpoint,
+        controller,
+        node,
+        "serving"
+    );
+    match driver.serve(stop).await? {
+        Ended::Drained => {
+            tracing::info!("drained");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Interrupted => {
+            tracing::warn!("the grace period passed; the journal finishes what is left");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+async fn serve_emulator(
+    common: &Common,
+    args: &EmulatorArgs,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let config = config::emulator(args, common.admin_listen).map_err(|e| usage(&e))?;
+    let emulator = Emulator::start(config).await?;
+    let ready = serde_json::json!({ "endpoint": emulator.endpoint(), "admin": emulator.admin() });
+    println!("{ready}");
+    stop.cancelled().await;
+    emulator.shutdown().await;
+    Ok(ExitCode::SUCCESS)
+}
