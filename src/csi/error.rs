@@ -102,3 +102,6 @@ impl From<Failure> for Status {
         Self::new(code, message)
     }
 }
+
+#[cfg(test)]
+mod tests;

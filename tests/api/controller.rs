@@ -383,7 +383,7 @@ async fn a_growth_that_was_cut_is_finished_or_taken_over_by_whoever_comes_next()
         let put = || {
             rig.control()
                 .put_disk(disk_record(DISK, &grw, attached))
-                .unwrap()
+                .unwrap();
         };
         put();
         assert_eq!(rig.expand(DISK, 200, 0).await.unwrap(), 200);
@@ -416,35 +416,39 @@ async fn whatever_reply_is_lost_the_call_finishes_and_does_nothing_twice() {
             code: "Server.ResourceIncorrectState.Instance.Processing".to_owned(),
         },
     ];
-    for effect in effects {
-        let rig = Rig::new().await;
-        let fault = |action: &str| rig.fault(action, 0, effect.clone());
-        fault("CreateVolume");
-        fault("DetachVolume");
-        rig.create(immediate()).await.unwrap();
-        assert_eq!(rig.control().state().disks.len(), 1, "{effect:?}");
-        assert_eq!(rig.holder(DISK), None, "{effect:?}");
-        fault("ModifyVolumeAttribute");
-        fault("AttachVolume");
-        fault("DescribeInstanceAttribute");
-        // The slot is read without a second try: the sidecar repeats the call.
-        let first = rig.publish(DISK, "node1").await;
-        if first.is_err() {
-            assert_eq!(code(first), Code::Unavailable);
-        }
-        rig.publish(DISK, "node1").await.unwrap();
-        assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED, "{effect:?}");
-        fault("ExtendVolumeSize");
-        assert_eq!(rig.expand(DISK, 300, 300).await.unwrap(), 300, "{effect:?}");
-        fault("ModifyVolumeAttribute");
-        rig.modify(DISK, "monthly").await.unwrap();
-        fault("DetachVolume");
-        rig.unpublish(DISK, "node1").await.unwrap();
-        assert_eq!(rig.holder(DISK), None, "{effect:?}");
-        fault("DeleteVolume");
-        rig.delete(DISK).await.unwrap();
-        assert!(rig.control().state().disks.is_empty(), "{effect:?}");
+    let lives = effects.into_iter().map(one_life_with);
+    lives.collect::<tokio::task::JoinSet<()>>().join_all().await;
+}
+
+/// Each call of one disk's life suffers once.
+async fn one_life_with(effect: Effect) {
+    let rig = Rig::new().await;
+    let fault = |action: &str| rig.fault(action, 0, effect.clone());
+    fault("CreateVolume");
+    fault("DetachVolume");
+    rig.create(immediate()).await.unwrap();
+    assert_eq!(rig.control().state().disks.len(), 1, "{effect:?}");
+    assert_eq!(rig.holder(DISK), None, "{effect:?}");
+    fault("ModifyVolumeAttribute");
+    fault("AttachVolume");
+    fault("DescribeInstanceAttribute");
+    // The slot is read without a second try: the sidecar repeats the call.
+    let first = rig.publish(DISK, "node1").await;
+    if first.is_err() {
+        assert_eq!(code(first), Code::Unavailable);
     }
+    rig.publish(DISK, "node1").await.unwrap();
+    assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED, "{effect:?}");
+    fault("ExtendVolumeSize");
+    assert_eq!(rig.expand(DISK, 300, 300).await.unwrap(), 300, "{effect:?}");
+    fault("ModifyVolumeAttribute");
+    rig.modify(DISK, "monthly").await.unwrap();
+    fault("DetachVolume");
+    rig.unpublish(DISK, "node1").await.unwrap();
+    assert_eq!(rig.holder(DISK), None, "{effect:?}");
+    fault("DeleteVolume");
+    rig.delete(DISK).await.unwrap();
+    assert!(rig.control().state().disks.is_empty(), "{effect:?}");
 }
 
 #[tokio::test]

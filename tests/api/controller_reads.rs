@@ -151,7 +151,7 @@ async fn only_disks_in_trouble_are_listed_as_unhealthy() {
     let put = |name: &str, vm| {
         rig.control()
             .put_disk(disk_record(name, PUBLISHED, vm))
-            .unwrap()
+            .unwrap();
     };
     put("a1", Some("node1"));
     put("b1", Some("node2"));
@@ -258,7 +258,7 @@ async fn a_bad_create_is_refused_before_the_cloud_is_asked() {
         (
             |r| {
                 r.volume_capabilities
-                    .push(mount_as("ext4", Mode::MultiNodeMultiWriter))
+                    .push(mount_as("ext4", Mode::MultiNodeMultiWriter));
             },
             Code::InvalidArgument,
             &["ReadWriteOnce"],

@@ -56,7 +56,7 @@ pub(super) enum Detached {
     /// It is not attached to that VM (any more).
     Free,
     /// It may not be detached: the read just before the call said so.
-    Kept(Disk),
+    Kept(Box<Disk>),
 }
 
 impl Kernel {
@@ -234,7 +234,7 @@ impl Kernel {
                 continue;
             }
             if !may(&disk) {
-                return Ok(Detached::Kept(disk));
+                return Ok(Detached::Kept(Box::new(disk)));
             }
             let sent = self.fleet.detach(&turn, paid, name, vm).await;
             match self.sort(sent).await {
