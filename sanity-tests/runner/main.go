@@ -87,7 +87,8 @@ func requirements(binary string) error {
 func runCases(binary, only, logs, focus string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if logs == "" {
+	temporary := logs == ""
+	if temporary {
 		dir, err := os.MkdirTemp("", "csi-sanity-logs-")
 		if err != nil {
 			return err
@@ -119,6 +120,9 @@ func runCases(binary, only, logs, focus string) error {
 	}
 	if failed {
 		return errors.New("failed; logs in " + logs)
+	}
+	if temporary {
+		return os.RemoveAll(logs)
 	}
 	return nil
 }
