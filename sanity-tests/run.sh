@@ -11,6 +11,8 @@ set -eu
 [ $# -ge 1 ] || { echo "usage: $0 BINARY [-case NAMES] [-logs DIRECTORY]" >&2; exit 64; }
 binary=$(realpath "$1")
 shift
+# Made absolute: go test runs each package's tests in its own directory.
+[ -z "${CSI_DESCRIPTOR_SET:-}" ] || CSI_DESCRIPTOR_SET=$(realpath "$CSI_DESCRIPTOR_SET")
 cd "$(dirname "$0")"
 command -v go >/dev/null || { echo "$0: go is missing: install Go 1.25 or newer (https://go.dev/dl, package golang)" >&2; exit 69; }
 
