@@ -1,6 +1,6 @@
 //! The controller's promises, one life of a disk at a time.
 
-use additional_storage_csi::emulator::Effect;
+use additional_storage_csi::emulator::{Effect, Rule};
 use additional_storage_csi::proto::csi::v1::*;
 use tonic::Code;
 
@@ -453,7 +453,7 @@ async fn one_life_with(effect: Effect) {
 
 #[tokio::test]
 async fn an_api_that_keeps_failing_never_makes_a_create_final() {
-    for effect in [
+    let effects = [
         Effect::InternalErrorAfter,
         Effect::DropAfter,
         Effect::Refuse {
@@ -462,36 +462,32 @@ async fn an_api_that_keeps_failing_never_makes_a_create_final() {
         Effect::Refuse {
             code: "Client.Odd".to_owned(),
         },
-    ] {
-        let rig = Rig::new().await;
-        // The first create makes the disk and its reply is lost; then nothing can be read.
-        rig.fault("CreateVolume", 0, Effect::DropAfter);
-        rig.control()
-            .add_fault(additional_storage_csi::emulator::Rule {
-                action: Some("DescribeVolumes".to_owned()),
-                mutating: false,
-                disk: None,
-                vm: None,
-                skip: 0,
-                count: None,
-                probability: 1.0,
-                effect: effect.clone(),
-            });
-        let answer = tokio::time::timeout(
-            std::time::Duration::from_secs(20),
-            rig.create(selected("node1")),
-        );
-        let found = code(answer.await.unwrap());
-        assert!(
-            matches!(
-                found,
-                Code::Unavailable | Code::DeadlineExceeded | Code::Aborted
-            ),
-            "{effect:?}: {found:?}"
-        );
-        rig.control().clear_faults();
-        rig.create(selected("node1")).await.unwrap();
-    }
+    ];
+    let tries = effects.into_iter().map(create_that_cannot_read);
+    tries.collect::<tokio::task::JoinSet<()>>().join_all().await;
+}
+
+/// The first create makes the disk and its reply is lost; then nothing can be read.
+async fn create_that_cannot_read(effect: Effect) {
+    let rig = Rig::new().await;
+    rig.fault("CreateVolume", 0, Effect::DropAfter);
+    rig.control().add_fault(Rule {
+        action: Some("DescribeVolumes".to_owned()),
+        mutating: false,
+        disk: None,
+        vm: None,
+        skip: 0,
+        count: None,
+        probability: 1.0,
+        effect: effect.clone(),
+    });
+    let limit = std::time::Duration::from_secs(20);
+    let answer = tokio::time::timeout(limit, rig.create(selected("node1"))).await;
+    let found = code(answer.unwrap());
+    let temporary = [Code::Unavailable, Code::DeadlineExceeded, Code::Aborted];
+    assert!(temporary.contains(&found), "{effect:?}: {found:?}");
+    rig.control().clear_faults();
+    rig.create(selected("node1")).await.unwrap();
 }
 
 #[tokio::test]
