@@ -217,16 +217,19 @@ async fn crash() -> Tally {
             tally.recovered += 1;
             continue;
         };
+        let (count, what) = match wrong {
+            Wrong::Stuck(what) => (None, what),
+            Wrong::Leaked(what) => (Some(&mut tally.leaked), what),
+            Wrong::Doubled(what) => (Some(&mut tally.doubled), what),
+            Wrong::Overgrown(what) => (Some(&mut tally.overgrown), what),
+        };
+        if let Some(count) = count {
+            *count += 1;
+        }
         println!(
-            "FAILED {}, {} #{} {:?}: {wrong:?}",
+            "FAILED {}, {} #{} {:?}: {what}",
             point.scenario.name, point.action, point.nth, point.moment
         );
-        match wrong {
-            Wrong::Stuck(_) => {}
-            Wrong::Leaked(_) => tally.leaked += 1,
-            Wrong::Doubled(_) => tally.doubled += 1,
-            Wrong::Overgrown(_) => tally.overgrown += 1,
-        }
     }
     tally
 }

@@ -216,6 +216,34 @@ async fn a_full_or_missing_selected_vm_sends_the_pod_elsewhere_and_leaves_nothin
 }
 
 #[tokio::test]
+async fn a_full_vm_is_recognised_whatever_code_the_cloud_has_for_it() {
+    let rig = Rig::new().await;
+    for i in 0..14 {
+        let other = disk_record(&format!("other{i}"), "x", Some("node1"));
+        rig.control().put_disk(other).unwrap();
+    }
+    let odd = |action: &str| {
+        let code = "Server.NobodyKnows".to_owned();
+        rig.fault(action, 0, Effect::Refuse { code });
+    };
+    odd("CreateVolume");
+    refused(
+        rig.create(selected("node1")).await,
+        Code::ResourceExhausted,
+        &["node1", "14"],
+    );
+    assert!(rig.disk(DISK).is_none());
+    rig.create(selected("node2")).await.unwrap();
+    rig.unpublish(DISK, "node2").await.unwrap();
+    odd("AttachVolume");
+    refused(
+        rig.publish(DISK, "node1").await,
+        Code::ResourceExhausted,
+        &["node1", "14"],
+    );
+}
+
+#[tokio::test]
 async fn without_a_vm_that_can_help_immediate_binding_is_exhausted() {
     let rig = Rig::new().await;
     for vm in ["node1", "node2", "node3"] {

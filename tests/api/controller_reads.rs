@@ -410,3 +410,37 @@ async fn any_name_makes_a_volume() {
     }
     assert!(rig.control().state().disks.is_empty());
 }
+
+#[tokio::test]
+async fn the_controller_declares_what_nifcloud_allows_and_no_more() {
+    use controller_service_capability::Type;
+    use controller_service_capability::rpc::Type as Kind;
+    let rig = Rig::new().await;
+    let request = ControllerGetCapabilitiesRequest {};
+    let mut client = rig.client.clone();
+    let answer = client.controller_get_capabilities(request).await;
+    let declared: Vec<Kind> = answer
+        .unwrap()
+        .into_inner()
+        .capabilities
+        .into_iter()
+        .map(|capability| match capability.r#type.unwrap() {
+            Type::Rpc(rpc) => rpc.r#type(),
+        })
+        .collect();
+    assert_eq!(
+        declared,
+        [
+            Kind::CreateDeleteVolume,
+            Kind::PublishUnpublishVolume,
+            Kind::ListVolumes,
+            Kind::ListVolumesPublishedNodes,
+            Kind::ExpandVolume,
+            Kind::GetVolume,
+            Kind::ModifyVolume,
+            Kind::SingleNodeMultiWriter,
+            Kind::GetVolumeHealth,
+            Kind::ListVolumeHealth,
+        ]
+    );
+}

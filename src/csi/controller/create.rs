@@ -25,43 +25,74 @@ const ANCHORS: usize = 8;
 enum Attempt {
     /// The disk was made and is at rest; the turn of its VM is still held.
     Made(Disk, Turn),
-    /// The disk may or may not exist.
-    Unclear(Option<CallError>),
-    /// This VM will not do, or no VM at all.
+    /// A disk of the name exists.
+    Taken,
+    /// The disk may or may not have been made on this VM.
+    Unclear(VmName, CallError),
+    /// This VM will not do (another may), or no VM will.
     Refused(Option<VmName>, ControllerError),
 }
 
 /// Makes the disk, or finds the one that an earlier try made.
 pub(super) async fn create(kernel: &Kernel, command: &Create) -> Outcome<Disk> {
     let mut shunned = Vec::new();
-    let mut doubts = 0;
+    let (mut doubts, mut ghosts) = (0, 0);
     loop {
-        let attempt = attempt(kernel, command, &shunned).await;
-        let refusal = match attempt.map_err(|error| not_final(command, error))? {
-            Attempt::Made(disk, turn) => return adopt(kernel, command, disk, Some(turn)).await,
-            Attempt::Unclear(last) => {
-                doubts += u32::from(last.is_some());
-                Err(last)
-            }
-            Attempt::Refused(vm, why) => Ok((vm, why)),
-        };
+        let tried = attempt(kernel, command, &shunned).await;
+        let tried = tried.map_err(|error| not_final(command, error))?;
+        if let Attempt::Made(disk, turn) = tried {
+            return adopt(kernel, command, disk, Some(turn)).await;
+        }
         let found = kernel.settled(&command.disk).await;
         if let Some(disk) = found.map_err(|error| not_final(command, error))? {
             return adopt(kernel, command, disk, None).await;
         }
-        match refusal {
-            Ok((Some(vm), _)) if command.selected().is_none() && shunned.len() + 1 < ANCHORS => {
+        // From here on it is proven that the disk does not exist.
+        let (vm, why) = match tried {
+            Attempt::Made(..) | Attempt::Taken => {
+                ghosts += 1;
+                if ghosts < TRIES {
+                    continue;
+                }
+                let reason = "its name is taken, but no disk of that name can be read";
+                return Err(may_exist(command, reason.to_owned()));
+            }
+            Attempt::Refused(vm, why) => (vm, why),
+            Attempt::Unclear(vm, error) => {
+                doubts += 1;
+                match hindered(kernel, command, &vm, &error).await? {
+                    Some(why) => (Some(vm), why),
+                    None if doubts < TRIES => continue,
+                    None => return Err(may_exist(command, error.to_string())),
+                }
+            }
+        };
+        match vm {
+            Some(vm) if command.selected().is_none() && shunned.len() + 1 < ANCHORS => {
                 shunned.push(vm);
             }
-            // A lost try may still arrive at the cloud: nothing is certain before the next call of this RPC.
-            Ok((_, why)) if doubts > 0 => return Err(may_exist(command, why.to_string())),
-            Ok((_, why)) => return Err(why),
-            Err(Some(last)) if doubts >= TRIES => {
-                return Err(may_exist(command, last.to_string()));
-            }
-            Err(_) => {}
+            Some(_) if command.selected().is_some() => return Err(why),
+            // A lost call may still arrive, unless its VM cannot take the disk.
+            _ if doubts > 0 => return Err(may_exist(command, why.to_string())),
+            _ => return Err(why),
         }
     }
+}
+
+/// Why the VM of a failed call cannot hold the disk, so that the call has not made it. The code for a full VM is not
+/// known; it may be a `Server.*` one, which alone would mean that the outcome is unknown.
+async fn hindered(
+    kernel: &Kernel,
+    command: &Create,
+    vm: &VmName,
+    error: &CallError,
+) -> Outcome<Option<ControllerError>> {
+    if error.rejection() != Some(Rejection::Server) {
+        return Ok(None);
+    }
+    let found = kernel.vm(vm).await;
+    let found = found.map_err(|error| not_final(command, error))?;
+    Ok(unfit(vm, found.as_ref(), &command.disk))
 }
 
 /// One CreateVolume call on one VM.
@@ -94,13 +125,12 @@ async fn attempt(kernel: &Kernel, command: &Create, shunned: &[VmName]) -> Outco
                     disk.is_some_and(Disk::is_settled)
                 })
                 .await?;
-            Ok(made.map_or(Attempt::Unclear(None), |disk| Attempt::Made(disk, turn)))
+            Ok(made.map_or(Attempt::Taken, |disk| Attempt::Made(disk, turn)))
         }
-        Sent::Again(error) => {
-            Ok(Attempt::Unclear(error.filter(|e| {
-                e.rejection() != Some(Rejection::DuplicateName)
-            })))
+        Sent::Again(Some(error)) if error.rejection() != Some(Rejection::DuplicateName) => {
+            Ok(Attempt::Unclear(anchor, error))
         }
+        Sent::Again(_) => Ok(Attempt::Taken),
         Sent::Refused(error) if error.rejection() == Some(Rejection::Auth) => {
             Err(FleetError::Call(error).into())
         }

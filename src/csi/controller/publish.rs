@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::command::Publish;
 use super::error::ControllerError;
 use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, no_disk, refused, unfit};
+use crate::cloud::{CallError, Rejection};
 use crate::csi::node::{DEVICE_PATH, SIZE_GIB};
 use crate::domain::disk::{Disk, Vm};
 use crate::domain::id::VmName;
@@ -89,7 +90,14 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
                 .await?;
             Ok(())
         }
-        Sent::Again(why) => tries.count(why),
+        Sent::Again(why) => {
+            drop(turn);
+            if why.as_ref().and_then(CallError::rejection) == Some(Rejection::Server) {
+                // The API says so of a VM that is full, too, as far as is known.
+                fits(disk, vm, kernel.vm(vm).await?.as_ref())?;
+            }
+            tries.count(why)
+        }
         Sent::Refused(error) => {
             drop(turn);
             let found = kernel.vm(vm).await?;
