@@ -37,8 +37,10 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let level =
-        telemetry::start(cli.common.log_format, &cli.common.log_level).map_err(|e| usage(&e))?;
+    let quiet = matches!(cli.role, Role::Demo(_));
+    let level = cli.common.log_level.as_deref();
+    let level = level.unwrap_or(if quiet { "error" } else { "info" });
+    let level = telemetry::start(cli.common.log_format, level).map_err(|e| usage(&e))?;
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
     match &cli.role {
         Role::Controller { serve, cloud, zone } => {
@@ -63,7 +65,7 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             serve_driver(parts, stop).await
         }
         Role::Emulator(args) => serve_emulator(&cli.common, args, stop).await,
-        Role::Demo(args) => demo::run(args, stop).await,
+        Role::Demo(args) => demo::run(args, level, stop).await,
     }
 }
 

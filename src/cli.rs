@@ -66,9 +66,10 @@ pub struct Common {
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
-    /// Level of the log: error, warn, info, debug, trace, or a filter such as `info,additional_storage_csi=debug`.
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
-    pub log_level: String,
+    /// Level of the log: error, warn, info, debug, trace, or a filter such as `info,additional_storage_csi=debug`;
+    /// default: info (demo: error).
+    #[arg(long, env = "LOG_LEVEL", global = true)]
+    pub log_level: Option<String>,
     /// Address of /livez, /readyz, /metrics and /log-level (emulator: of its control endpoint); none when left out.
     #[arg(long, env = "ADMIN_LISTEN", global = true)]
     pub admin_listen: Option<SocketAddr>,
@@ -207,9 +208,9 @@ pub enum LatencyProfile {
 /// The demo.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// Real SCSI disks in two QEMU virtual machines, prepared by scripts/vm/setup.sh in this directory.
+    /// Where the disks' sparse files are kept for the time being; default: the system's temporary directory.
     #[arg(long, value_name = "DIR")]
-    pub vm: Option<PathBuf>,
+    pub dir: Option<PathBuf>,
 }
 
 /// Reads the command line. `Err` holds the exit code after help, version or a wrong flag: 0 or 64.
