@@ -1,0 +1,57 @@
+# The project's recipes. `make demo` and `make test` are all that a fresh machine needs.
+
+SHELL := /bin/bash
+BIN   := nifcloud-additional-storage-csi
+ARCH  := $(shell uname -m)
+MUSL  := $(ARCH)-unknown-linux-musl
+# Where `cargo build` puts things.
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test sanity bench lint build release crash scsi clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Watch a claim live its whole life on real disks (no account, no cluster; root for real mounts)
+	@scripts/prepare.sh demo
+	@cargo build --locked
+	@$(TARGET_DIR)/debug/$(BIN) demo
+
+test: ## Run everything that must pass: format, lints, docs, all tests, csi-sanity
+	@scripts/prepare.sh test
+	@scripts/test.sh
+
+sanity: ## Run csi-sanity against the real binary: ext4, xfs, block, two processes
+	@scripts/prepare.sh sanity
+	@cargo build --locked
+	@sanity-tests/run.sh $(TARGET_DIR)/debug/$(BIN)
+
+bench: release ## Measure the release binary; table on the terminal, rows in target/bench.json
+	@CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/release/$(BIN) cargo bench --locked --bench bench
+
+lint: ## Format, clippy, docs, shell scripts, dependency policy
+	@scripts/prepare.sh lint
+	@scripts/lint.sh
+
+build: ## Build for this machine, unoptimised
+	@scripts/prepare.sh build
+	@cargo build --locked
+
+release: ## Build the static binary
+	@scripts/prepare.sh release
+	@cargo build --release --locked --target $(MUSL)
+	@ls -l $(TARGET_DIR)/$(MUSL)/release/$(BIN)
+
+crash: ## Kill the controller at every point of every call, and see that nothing leaks
+	@scripts/prepare.sh build
+	@cargo test --locked --test crash
+
+scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM needed; downloads QEMU and a kernel)
+	@scripts/prepare.sh build
+	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab cargo test --locked --test scsi -- --ignored --nocapture
+
+clean: ## Remove what was built
+	@cargo clean
+	@rm -rf sanity-tests/bin

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# test.sh: everything that must pass, one summary at the end. A suite that fails does not stop the others.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+target=${CARGO_TARGET_DIR:-target}
+logs=$target/test-logs
+mkdir -p "$logs"
+summary=() failed=0 left_out=()
+started=$SECONDS
+
+# suite NAME COMMAND...: runs it, shows its output, keeps its log.
+suite() {
+  local name=$1 begin=$SECONDS status=0 detail=""
+  shift
+  printf '\n=== %s: %s\n' "$name" "$*"
+  "$@" 2>&1 | tee "$logs/$name.log" || status=$?
+  case $name in
+    tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log") ;;
+    sanity) detail=$(awk '/^csi-sanity v/ {on = 1; next} on && / passed, / {sub(/^ +/, ""); printf "%s%s", s, $0; s = "; "}' "$logs/$name.log") ;;
+  esac
+  if [ "$status" = 0 ]; then
+    summary+=("$(printf 'ok    %-8s %5d s  %s' "$name" $((SECONDS - begin)) "$detail")")
+  else
+    summary+=("$(printf 'FAIL  %-8s %5d s  %s (log: %s)' "$name" $((SECONDS - begin)) "$detail" "$logs/$name.log")")
+    failed=1
+  fi
+}
+
+suite format cargo fmt --check
+suite clippy cargo clippy --locked --all-targets -- -D warnings
+suite docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+suite tests cargo test --locked --no-fail-fast
+cargo build --locked
+if command -v go >/dev/null; then
+  suite sanity sanity-tests/run.sh "$target/debug/nifcloud-additional-storage-csi"
+else
+  left_out+=("csi-sanity: Go is missing")
+fi
+if [ "$(id -u)" != 0 ] || [ ! -e /dev/loop-control ]; then
+  left_out+=("tests on real disks (loop_host, loop_node, csi-sanity with mounts): they need root and loop devices")
+fi
+for tool in mkfs.xfs mkfs.btrfs; do
+  command -v "$tool" >/dev/null || left_out+=("tests on ${tool#mkfs.}: $tool is missing")
+done
+
+printf '\n=== summary\n'
+printf '%s\n' "${summary[@]}"
+for what in "${left_out[@]}"; do printf 'LEFT OUT  %s\n' "$what"; done
+printf '%s in %d s\n' "$([ $failed = 0 ] && echo passed || echo FAILED)" $((SECONDS - started))
+exit $failed
