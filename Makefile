@@ -29,7 +29,7 @@ sanity: ## Run csi-sanity against the real binary: ext4, xfs, block, two process
 	@sanity-tests/run.sh $(TARGET_DIR)/debug/$(BIN)
 
 bench: release ## Measure the release binary; table on the terminal, rows in target/bench.json
-	@CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/release/$(BIN) cargo bench --locked --bench bench
+	@CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/release/$(BIN) cargo bench --locked --target $(MUSL) --bench bench
 
 lint: ## Format, clippy, docs, shell scripts, dependency policy
 	@scripts/prepare.sh lint

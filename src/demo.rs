@@ -6,7 +6,7 @@
 //! show (time, the cloud's share, calls) <--- history --- emulator <--- HTTP ----'   loop devices, real mounts
 //! ```
 
-mod claim;
+pub mod claim;
 mod data;
 mod show;
 pub mod vm;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::csi::node::DEVICE_PATH;
 use crate::domain::DRIVER_NAME;
 use crate::domain::topology::{NODE_KEY, ZONE_KEY};
 use crate::proto::csi::v1::controller_client::ControllerClient;
@@ -21,7 +22,7 @@ const GIB: i64 = 1 << 30;
 
 /// What the pod sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// A file system.
     Mounted(&'static str),
     /// The device itself.
@@ -30,21 +31,26 @@ pub(super) enum Form {
 
 /// A VM with its node service.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) vm: &'static str,
-    pub(super) zone: &'static str,
-    pub(super) kubelet: PathBuf,
-    pub(super) client: NodeClient<Channel>,
+pub struct Node {
+    /// Its name.
+    pub vm: &'static str,
+    /// Its zone.
+    pub zone: &'static str,
+    /// The kubelet's root there.
+    pub kubelet: PathBuf,
+    /// Its node service.
+    pub client: NodeClient<Channel>,
 }
 
 /// A volume on its way.
 #[derive(Debug, Clone)]
-pub(super) struct Claim {
+pub struct Claim {
     /// Name of the PersistentVolume.
-    pub(super) name: String,
-    pub(super) form: Form,
+    pub name: String,
+    /// What the pod sees.
+    pub form: Form,
     /// The volume handle, once there is one.
-    pub(super) id: String,
+    pub id: String,
     context: HashMap<String, String>,
     attached: HashMap<String, String>,
 }
@@ -57,14 +63,19 @@ fn call<T>(message: T) -> Request<T> {
 }
 
 /// A channel to a driver's socket.
-pub(super) async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+///
+/// # Errors
+/// Nobody serves there.
+pub async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     Endpoint::try_from(format!("unix://{}", socket.display()))?
         .connect()
         .await
 }
 
 impl Claim {
-    pub(super) fn new(form: Form) -> Self {
+    /// A claim under a new name.
+    #[must_use]
+    pub fn new(form: Form) -> Self {
         let id = format!("{:032x}", fastrand::u128(..));
         let parts = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]];
         Self {
@@ -73,6 +84,17 @@ impl Claim {
             id: String::new(),
             context: HashMap::new(),
             attached: HashMap::new(),
+        }
+    }
+
+    /// A volume that is there already, in a slot of the VM (`SCSI (0:3)`).
+    #[must_use]
+    pub fn existing(form: Form, id: String, slot: String) -> Self {
+        let attached = HashMap::from([(DEVICE_PATH.to_owned(), slot)]);
+        Self {
+            id,
+            attached,
+            ..Self::new(form)
         }
     }
 
@@ -93,13 +115,15 @@ impl Claim {
     }
 
     /// Where the kubelet keeps the staged volume.
-    pub(super) fn staging(&self, node: &Node) -> PathBuf {
+    #[must_use]
+    pub fn staging(&self, node: &Node) -> PathBuf {
         let plugins = node.kubelet.join("plugins/kubernetes.io/csi");
         plugins.join(DRIVER_NAME).join(&self.id).join("globalmount")
     }
 
     /// Where the pod's volume is: a directory, or the device.
-    pub(super) fn target(&self, node: &Node) -> PathBuf {
+    #[must_use]
+    pub fn target(&self, node: &Node) -> PathBuf {
         let pod = node.kubelet.join("pods/6f7d1f0e");
         match self.form {
             Form::Mounted(_) => pod
@@ -111,7 +135,10 @@ impl Claim {
     }
 
     /// external-provisioner, after the scheduler has chosen `node`.
-    pub(super) async fn create(
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn create(
         &mut self,
         controller: &ControllerClient<Channel>,
         node: (&str, &str),
@@ -151,7 +178,10 @@ impl Claim {
     }
 
     /// external-attacher.
-    pub(super) async fn attach(
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn attach(
         &mut self,
         controller: &ControllerClient<Channel>,
         vm: &str,
@@ -170,7 +200,10 @@ impl Claim {
     }
 
     /// external-attacher.
-    pub(super) async fn detach(
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn detach(
         &self,
         controller: &ControllerClient<Channel>,
         vm: &str,
@@ -188,7 +221,10 @@ impl Claim {
     }
 
     /// kubelet.
-    pub(super) async fn stage(&self, node: &Node) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn stage(&self, node: &Node) -> Result<(), Status> {
         let request = NodeStageVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.attached.clone(),
@@ -202,7 +238,10 @@ impl Claim {
     }
 
     /// kubelet.
-    pub(super) async fn publish(&self, node: &Node) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn publish(&self, node: &Node) -> Result<(), Status> {
         let request = NodePublishVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.attached.clone(),
@@ -218,7 +257,10 @@ impl Claim {
     }
 
     /// kubelet.
-    pub(super) async fn unpublish(&self, node: &Node) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn unpublish(&self, node: &Node) -> Result<(), Status> {
         let request = NodeUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             target_path: self.target(node).display().to_string(),
@@ -229,7 +271,10 @@ impl Claim {
     }
 
     /// kubelet.
-    pub(super) async fn unstage(&self, node: &Node) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn unstage(&self, node: &Node) -> Result<(), Status> {
         let request = NodeUnstageVolumeRequest {
             volume_id: self.id.clone(),
             staging_target_path: self.staging(node).display().to_string(),
@@ -240,7 +285,10 @@ impl Claim {
     }
 
     /// external-resizer.
-    pub(super) async fn grow_disk(
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn grow_disk(
         &self,
         controller: &ControllerClient<Channel>,
         gib: i64,
@@ -260,7 +308,10 @@ impl Claim {
     }
 
     /// kubelet.
-    pub(super) async fn grow_fs(&self, node: &Node, gib: i64) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn grow_fs(&self, node: &Node, gib: i64) -> Result<(), Status> {
         let request = NodeExpandVolumeRequest {
             volume_id: self.id.clone(),
             volume_path: self.target(node).display().to_string(),
@@ -278,7 +329,10 @@ impl Claim {
     }
 
     /// kubelet: GiB of the file system.
-    pub(super) async fn fs_gib(&self, node: &Node) -> Result<i64, Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn fs_gib(&self, node: &Node) -> Result<i64, Status> {
         let request = NodeGetVolumeStatsRequest {
             volume_id: self.id.clone(),
             volume_path: self.target(node).display().to_string(),
@@ -291,10 +345,10 @@ impl Claim {
     }
 
     /// external-provisioner.
-    pub(super) async fn delete(
-        &self,
-        controller: &ControllerClient<Channel>,
-    ) -> Result<(), Status> {
+    ///
+    /// # Errors
+    /// The driver refused.
+    pub async fn delete(&self, controller: &ControllerClient<Channel>) -> Result<(), Status> {
         let request = DeleteVolumeRequest {
             volume_id: self.id.clone(),
             ..DeleteVolumeRequest::default()
