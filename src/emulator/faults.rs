@@ -168,7 +168,7 @@ impl Faults {
 /// A call that waits for somebody to decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeldCall {
-    /// For [`super::Emulator::release`] and [`super::Emulator::drop_held`].
+    /// For [`super::Control::release`] and [`super::Control::drop_held`].
     pub id: u64,
     /// The action.
     pub action: String,
