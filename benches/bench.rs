@@ -1,7 +1,7 @@
 //! `make bench`: the release binary, measured from outside. Prints a table, writes `target/bench.json`.
 //!
 //! ```text
-//! group (size, start, memory, controller, node) -> rows -> table, JSON
+//! group (size, start, memory, controller, cloud, node) -> rows -> table, JSON
 //! ```
 //!
 //! A new measurement is a group: an async function that answers rows, one line in `main`. Words on the command line
@@ -13,6 +13,8 @@
     reason = "a bench that cannot run shall say where"
 )]
 
+#[path = "bench/cloud.rs"]
+mod cloud;
 #[path = "bench/controller.rs"]
 mod controller;
 #[path = "bench/memory.rs"]
@@ -74,6 +76,9 @@ async fn all(binary: &Path) -> Vec<Row> {
     }
     if chosen("controller") {
         rows.extend(controller::rows(binary).await);
+    }
+    if chosen("cloud") {
+        rows.extend(cloud::rows(binary).await);
     }
     if chosen("node") {
         rows.extend(node::rows(binary).await);

@@ -1,7 +1,8 @@
 //! A token bucket over all calls, on tokio's time.
 //!
 //! Calls wait in one queue per class; classes share the tokens by weight, so that a wave of deletes cannot hold
-//! up a claim, nor the other way round. When the API throttles, the rate is halved at once and creeps back.
+//! up a claim, nor the other way round. When the API throttles, the rate is halved at once, comes back quickly to
+//! just below where it was too high, and creeps on from there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,8 +30,12 @@ const WEIGHTS: [i32; 3] = [4, 3, 2];
 
 /// Several throttled answers within this time are one event: they were sent at the same rate.
 const ONE_EVENT: Duration = Duration::from_secs(1);
-/// Part of the configured rate that is won back each second.
-const RECOVERY: f64 = 0.05;
+/// Part of the configured rate that is won back each second, up to the ceiling.
+const RECOVERY: f64 = 0.25;
+/// The same above the ceiling.
+const PROBING: f64 = 0.02;
+/// The ceiling, as a part of the rate that was too high.
+const CEILING: f64 = 0.9;
 /// A longer `Retry-After` is not believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
@@ -55,6 +60,8 @@ struct State {
     tokens: f64,
     filled: Option<Instant>,
     rate: f64,
+    /// The highest rate that the API is believed to take.
+    ceiling: f64,
     throttled: Option<Instant>,
     shut_until: Option<Instant>,
     queues: [VecDeque<oneshot::Sender<()>>; 3],
@@ -74,6 +81,7 @@ impl Bucket {
                 tokens: burst,
                 filled: None,
                 rate: config.rate,
+                ceiling: config.rate,
                 throttled: None,
                 shut_until: None,
                 queues: Default::default(),
@@ -123,6 +131,14 @@ impl Bucket {
         Some(granted)
     }
 
+    /// How long a call that asks now will wait, roughly: zero unless others wait.
+    pub(super) fn backlog(&self) -> Duration {
+        let state = self.0.lock();
+        let waiting: usize = state.queues.iter().map(VecDeque::len).sum();
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        Duration::from_secs_f64(f64::from(waiting) / state.rate)
+    }
+
     /// A token that was taken and not used.
     pub(super) fn refund(&self) {
         let mut state = self.0.lock();
@@ -137,6 +153,7 @@ impl Bucket {
         state.refill(&self.0, now);
         let same_event = state.throttled.is_some_and(|then| now < then + ONE_EVENT);
         if !same_event {
+            state.ceiling = state.rate * CEILING;
             state.rate = (state.rate / 2.0).max(self.0.floor);
             state.throttled = Some(now);
             state.tokens = 0.0;
@@ -186,8 +203,11 @@ impl State {
         let from = self.filled.unwrap_or(now);
         self.filled = Some(now);
         if let Some(calm) = self.throttled.map(|then| then + ONE_EVENT) {
-            let grown = now.saturating_duration_since(calm.max(from));
-            self.rate = (self.rate + inner.rate * RECOVERY * grown.as_secs_f64()).min(inner.rate);
+            let grown = now.saturating_duration_since(calm.max(from)).as_secs_f64();
+            let quick = inner.rate * RECOVERY;
+            let below = (self.ceiling - self.rate).max(0.0).min(quick * grown);
+            let left = grown - below / quick;
+            self.rate = (self.rate + below + inner.rate * PROBING * left).min(inner.rate);
         }
         let open = self.shut_until.map_or(from, |until| until.max(from));
         let grown = now.saturating_duration_since(open).as_secs_f64() * self.rate;
@@ -320,7 +340,7 @@ mod tests {
             bucket.throttled(None);
         }
         assert!((bucket.rate() - 1.0).abs() < 1e-9, "{}", bucket.rate());
-        tokio::time::advance(Duration::from_secs(30)).await;
+        tokio::time::advance(Duration::from_secs(60)).await;
         assert!((bucket.rate() - 16.0).abs() < 1e-9, "{}", bucket.rate());
     }
 

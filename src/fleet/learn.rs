@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) step: Duration,
     /// How long a poll may wait for others: the price of sharing. Grows with the interval.
     pub(super) slack: Duration,
+    /// The same for the first poll alone: how much durations vary.
+    pub(super) spread: Duration,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
         let step = self.step.min(limit);
         self.step = step.mul_f64(GROWTH);
         self.slack = self.slack.max(step / 2);
+        self.spread = Duration::ZERO;
         step
     }
 }
@@ -71,6 +74,7 @@ impl Learned {
                 first: config.poll_min * FIRST_LOOK,
                 step: Duration::MAX,
                 slack: config.poll_min,
+                spread: Duration::ZERO,
             };
         };
         let mean = Duration::from_secs_f64(estimate.mean);
@@ -78,8 +82,9 @@ impl Learned {
         let slack = mean.mul_f64(config.poll_fraction).max(config.poll_min);
         Plan {
             first: Duration::from_secs_f64(first).max(config.poll_min),
-            step: (slack / 2).max(config.poll_min),
+            step: (slack / 4).max(config.poll_min),
             slack,
+            spread: mean.saturating_sub(Duration::from_secs_f64(first)),
         }
     }
 
@@ -117,8 +122,8 @@ impl Learned {
             estimate.first_hits = 0;
             f64::midpoint(not_yet.as_secs_f64(), done)
         } else {
-            estimate.first_hits = (estimate.first_hits + 1).min(3);
-            done * (1.0 - 0.2 * f64::from(estimate.first_hits))
+            estimate.first_hits = (estimate.first_hits + 1).min(6);
+            done * (1.0 - 0.1 * f64::from(estimate.first_hits))
         };
         let sample = if estimate.samples >= 3 {
             sample.min(estimate.mean * OUTLIER)
@@ -167,7 +172,7 @@ mod tests {
             late += l;
         }
         assert!(late / 100 <= took / 40, "{late:?}");
-        assert!(polls <= 450, "{polls}");
+        assert!(polls <= 600, "{polls}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::domain::id::VmName;
 
 /// How long a call waits for others that were announced.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same while calls queue up: each one saved lets all others pass sooner.
+const PATIENCE_IN_QUEUE: Duration = Duration::from_secs(30);
 
 type Answer = Result<Arc<Vec<Slot>>, CallError>;
 
@@ -98,9 +100,16 @@ async fn work(state: Arc<Mutex<State>>, api: Arc<Api>, vm: VmName) {
         vm: Some(vm.clone()),
     };
     loop {
-        let patience = Instant::now() + PATIENCE;
+        let asked = Instant::now();
+        let mut calm = asked;
         tokio::time::sleep(api.config.window).await;
-        while lock(&state).more_to_come(&vm) && Instant::now() < patience {
+        while lock(&state).more_to_come(&vm) {
+            if !api.bucket.backlog().is_zero() {
+                calm = Instant::now();
+            }
+            if calm.elapsed() >= PATIENCE || asked.elapsed() >= PATIENCE_IN_QUEUE {
+                break;
+            }
             tokio::time::sleep(api.config.window).await;
         }
         let mut served = Vec::new();

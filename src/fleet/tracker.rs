@@ -174,7 +174,8 @@ async fn run<K: Kind>(inner: Arc<Inner<K>>) {
     let mut reads = JoinSet::new();
     let mut newest: Option<Instant> = None;
     loop {
-        let tick = inner.lock().next_tick();
+        let backlog = inner.api.bucket.backlog();
+        let tick = inner.lock().next_tick(backlog);
         let tick = match (reads.len(), newest) {
             (0, _) => tick,
             (READS_AT_ONCE.., _) => None,

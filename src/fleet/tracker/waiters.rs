@@ -18,6 +18,10 @@ use super::Answer;
 const ABSENT_FOR: Duration = Duration::from_secs(60);
 /// From this many polls on, sharing counts as much as promptness.
 const CROWD: u32 = 16;
+/// Longest delay of a poll for the sake of the queue for calls.
+const BACKLOG_MAX: Duration = Duration::from_secs(2);
+/// The same for single reads.
+const FRESH_BACKLOG_MAX: Duration = Duration::from_millis(1500);
 /// The last look before a deadline.
 const LAST_LOOK: Duration = Duration::from_millis(300);
 
@@ -116,8 +120,8 @@ impl<K: Kind> Waiters<K> {
     }
 
     /// When the next read must start; waiters that are not lone accept a little delay, so that one read serves
-    /// many of them.
-    pub(super) fn next_tick(&self) -> Option<Instant> {
+    /// many of them. While calls queue up (`backlog`), each read saved lets all others pass sooner.
+    pub(super) fn next_tick(&self, backlog: Duration) -> Option<Instant> {
         let waiting = || self.table.values().filter(|waiter| !waiter.reading);
         let polls = waiting().filter(|waiter| waiter.plan().is_some()).count();
         let crowd = u32::try_from(polls)
@@ -126,8 +130,11 @@ impl<K: Kind> Waiters<K> {
             .min(CROWD);
         waiting()
             .map(|waiter| match waiter.plan() {
-                None => waiter.due,
-                Some(plan) => waiter.latest(waiter.due + plan.slack * crowd / CROWD),
+                None => waiter.due + (backlog / 2).min(FRESH_BACKLOG_MAX),
+                Some(plan) => {
+                    let slack = plan.slack.max(backlog.min(BACKLOG_MAX));
+                    waiter.latest(waiter.due + (plan.spread + slack * 2) * crowd / CROWD)
+                }
             })
             .min()
     }
