@@ -37,7 +37,16 @@ pub(super) async fn publish(
     let mut tries = Tries::new(name);
     let mut patience = Some(Instant::now() + kernel.config.lend_patience);
     loop {
-        let disk = kernel.settled(name).await?.ok_or_else(|| no_disk(name))?;
+        // From the start, so that all who publish on this VM at once share one read of its slots; but not during
+        // anything slow, which the others would wait for.
+        let mut expected = Some(kernel.fleet.expect_slot(vm));
+        let mut disk = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
+        if !disk.is_attached_to(vm) || disk.phase() == Phase::Growing {
+            expected = None;
+        }
+        if !disk.is_settled() {
+            disk = kernel.settle(&disk).await?.ok_or_else(|| no_disk(name))?;
+        }
         let phase = disk.phase();
         if phase == Phase::Growing
             && let Some(until) = patience.take()
@@ -47,7 +56,7 @@ pub(super) async fn publish(
         }
         match disk.holder() {
             Some(holder) if holder == vm && phase != Phase::Growing => {
-                let _slot = kernel.fleet.expect_slot(vm);
+                expected.get_or_insert_with(|| kernel.fleet.expect_slot(vm));
                 if phase == Phase::New {
                     kernel.journal(&disk, Phase::Published).await?;
                 }
