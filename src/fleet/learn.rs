@@ -18,7 +18,7 @@ const WEIGHT: f64 = 0.25;
 /// One stuck operation must not move the estimate by more than this factor's worth.
 const OUTLIER: f64 = 1.5;
 /// Unlearned or overdue: poll again after this part of the time that has already passed.
-const OVERDUE: f64 = 0.15;
+const OVERDUE: f64 = 0.2;
 /// Intervals between polls grow by this factor.
 const GROWTH: f64 = 1.25;
 

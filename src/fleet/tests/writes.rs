@@ -79,7 +79,8 @@ async fn a_busy_vm_is_waited_for_until_the_deadline_and_no_longer() {
         .attach(&turn, &disk_name(1), &vm_name(0), deadline)
         .await
         .unwrap_err();
-    assert!(Instant::now() <= deadline);
+    // A call that was sent in time is not cut off.
+    assert!(Instant::now() <= deadline + fake.call);
     assert!(error.to_string().contains("busy"), "{error}");
     let calls = fake.count(action);
     assert!((5..=30).contains(&calls), "{calls}");

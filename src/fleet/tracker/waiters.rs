@@ -133,7 +133,7 @@ impl<K: Kind> Waiters<K> {
                 None => waiter.due + (backlog / 2).min(FRESH_BACKLOG_MAX),
                 Some(plan) => {
                     let slack = plan.slack.max(backlog.min(BACKLOG_MAX));
-                    waiter.latest(waiter.due + (plan.spread + slack * 2) * crowd / CROWD)
+                    waiter.latest(waiter.due + (plan.spread + slack * 3 / 2) * crowd / CROWD)
                 }
             })
             .min()
