@@ -7,12 +7,16 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::LogLevel;
 use crate::telemetry::metrics::Metrics;
+
+/// Prometheus chooses its parser by this.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers `Ok(())`, or why not.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -60,7 +64,7 @@ fn router(admin: Admin) -> Router {
         )
         .route(
             "/metrics",
-            get(async |State(a): State<Admin>| a.metrics.text()),
+            get(async |State(a): State<Admin>| ([(CONTENT_TYPE, OPENMETRICS)], a.metrics.text())),
         )
         .route(
             "/log-level",

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Common, EmulatorArgs, Role, Serve};
 use crate::config::{self, EXIT_USAGE};
-use crate::domain::topology::Zone;
 use crate::emulator::Emulator;
 use crate::telemetry::LogLevel;
 use crate::{demo, shutdown, telemetry};
@@ -47,7 +46,8 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             let mut parts = parts(&cli.common, serve, level);
             config::cloud(cloud).map_err(|e| usage(&e))?;
             parts.cloud = Some(cloud.clone());
-            parts.zone = zone.as_deref().and_then(Zone::parse);
+            let zone = zone.as_deref().filter(|zone| !zone.is_empty());
+            parts.zone = zone.map(config::zone).transpose().map_err(|e| usage(&e))?;
             serve_driver(parts, stop).await
         }
         Role::Node { serve, node } => {

@@ -74,6 +74,27 @@ fn absolute(flag: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
     })
 }
 
+/// Checks the name of a zone.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn zone(name: &str) -> Result<Zone, ConfigError> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    match Zone::parse(name.trim()) {
+        Some(zone) if zone.as_str().chars().all(word) => Ok(zone),
+        Some(_) => Err(ConfigError::Value {
+            flag: "--zone",
+            value: name.to_owned(),
+            expected: "the name of a zone, such as east-11".to_owned(),
+        }),
+        None => Err(ConfigError::Missing {
+            what: "the zone",
+            flag: "--zone",
+            variable: "NIFCLOUD_ZONE (from Kubernetes 1.35 on, the pod's label topology.kubernetes.io/zone gives it)",
+        }),
+    }
+}
+
 /// Checks the node's flags.
 ///
 /// # Errors
@@ -91,11 +112,7 @@ pub fn node(args: &NodeArgs) -> Result<NodeSettings, ConfigError> {
         value: args.node_name.clone(),
         expected: error.to_string(),
     })?;
-    let zone = Zone::parse(&args.zone).ok_or(ConfigError::Missing {
-        what: "the zone of this VM",
-        flag: "--zone",
-        variable: "NIFCLOUD_ZONE (from Kubernetes 1.35 on, the pod's label topology.kubernetes.io/zone gives it)",
-    })?;
+    let zone = zone(&args.zone)?;
     if args.max_volumes == Some(0) {
         return Err(ConfigError::Value {
             flag: "--max-volumes",
