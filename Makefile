@@ -48,9 +48,12 @@ crash: ## Kill the controller at every point of every call, and see that nothing
 	@scripts/prepare.sh build
 	@cargo test --locked --test crash
 
-scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM needed; downloads QEMU and a kernel)
-	@scripts/prepare.sh build
-	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab cargo test --locked --test scsi -- --ignored --nocapture
+scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downloads QEMU and a kernel; CASES=part of a name)
+	@scripts/prepare.sh scsi
+	@cargo build --locked --target $(MUSL)
+	@strip -o $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
+	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/debug/$(BIN).stripped \
+	  cargo test --locked --test scsi -- $(CASES)
 
 clean: ## Remove what was built
 	@cargo clean

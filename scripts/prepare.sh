@@ -4,7 +4,7 @@
 #
 # Exit status 69 when something is missing without which nothing works.
 set -euo pipefail
-what=${1:?usage: prepare.sh build|demo|test|sanity|release|lint}
+what=${1:?usage: prepare.sh build|demo|test|sanity|release|scsi|lint}
 
 # Tools in /sbin are not in everybody's PATH.
 PATH=$PATH:/usr/sbin:/sbin
@@ -16,11 +16,11 @@ need() { have "$1" || packages+=("$2"); }
 
 need cc build-essential
 case $what in
-  demo | test | sanity)
+  demo | test | sanity | scsi)
     need losetup util-linux; need mkfs.ext4 e2fsprogs; need mkfs.xfs xfsprogs; need mkfs.btrfs btrfs-progs ;;
 esac
 case $what in
-  release) need musl-gcc musl-tools ;;
+  release | scsi) need musl-gcc musl-tools ;;
 esac
 case $what in
   test) need python3 python3; have python3 && { python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv); } ;;
@@ -67,7 +67,7 @@ if have rustup; then
     say "installing: Rust $channel (rustup)"
     rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy >&2
   fi
-  if [ "$what" = release ]; then
+  if [ "$what" = release ] || [ "$what" = scsi ]; then
     target=$(uname -m)-unknown-linux-musl
     rustup target list --installed | grep -qx "$target" || { say "installing: Rust target $target (rustup)"; rustup target add "$target" >&2; }
   fi

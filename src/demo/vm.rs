@@ -316,11 +316,15 @@ fn command(config: &VmConfig, port: u16) -> Command {
     let share = prefix.join("usr/share");
     let dir = |name: &str| config.dir.join(name).display().to_string();
     let socket = |name: &str| format!("unix:{},server=on,wait=off", dir(name));
-    let mut command = Command::new(prefix.join("usr/bin/qemu-system-x86_64"));
+    // The kernel kills QEMU when this process dies, however it dies.
+    let mut command = Command::new("setpriv");
     let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
         .map(|path| prefix.join(path).display().to_string())
         .join(":");
-    command.env("LD_LIBRARY_PATH", libraries);
+    command
+        .args(["--pdeathsig", "KILL", "--", "env"])
+        .arg(format!("LD_LIBRARY_PATH={libraries}"))
+        .arg(prefix.join("usr/bin/qemu-system-x86_64"));
     for path in ["qemu", "seabios"] {
         command.arg("-L").arg(share.join(path));
     }
