@@ -23,7 +23,15 @@ case $what in
   release | scsi) need musl-gcc musl-tools ;;
 esac
 case $what in
-  test) need python3 python3; have python3 && { python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv); } ;;
+  test)
+    # venv: the vendor's command line tool; yaml, pip: the tests of the manifests (a wheel ships kubectl and helm).
+    if have python3; then
+      python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+      python3 -c 'import yaml' 2>/dev/null || packages+=(python3-yaml)
+      python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+    else
+      packages+=(python3 python3-venv python3-yaml python3-pip)
+    fi ;;
 esac
 
 as_root=()

@@ -17,6 +17,7 @@ suite() {
   "$@" 2>&1 | tee "$logs/$name.log" || status=$?
   case $name in
     tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log") ;;
+    deploy) detail=$(sed -n 's/^Ran \([0-9]* tests\).*/\1/p' "$logs/$name.log") ;;
     sanity) detail=$(awk '/^csi-sanity v/ {on = 1; next} on && / passed, / {sub(/^ +/, ""); printf "%s%s", s, $0; s = "; "}' "$logs/$name.log") ;;
   esac
   if [ "$status" = 0 ]; then
@@ -36,6 +37,13 @@ if command -v go >/dev/null; then
   suite sanity sanity-tests/run.sh "$target/debug/nifcloud-additional-storage-csi"
 else
   left_out+=("csi-sanity: Go is missing")
+fi
+if ! python3 -c 'import yaml' 2>/dev/null; then
+  left_out+=("manifests and chart: PyYAML is missing")
+elif ! scripts/kube-clients.sh >/dev/null; then
+  left_out+=("manifests and chart: kubectl and helm cannot be had")
+else
+  suite deploy python3 tests/deploy/test_deploy.py
 fi
 if [ "$(id -u)" != 0 ] || [ ! -e /dev/loop-control ]; then
   left_out+=("tests on real disks (loop_host, loop_node, csi-sanity with mounts): they need root and loop devices")
