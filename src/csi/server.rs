@@ -134,6 +134,13 @@ impl Endpoint {
                 source,
             }
         };
+        // A fresh node has the kubelet's plugins directory, and nothing in it. One level: a typo in the path still shows.
+        match DirBuilder::new().mode(0o750).create(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io("create the directory", parent)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let nursery = Nursery::new(parent).map_err(io("create a directory in", parent))?;
         let newborn = nursery.0.join("s");
         let listener = UnixListener::bind(&newborn).map_err(io("bind", &self.path))?;
@@ -317,6 +324,16 @@ mod tests {
 
     fn endpoint(dir: &tempfile::TempDir) -> Endpoint {
         Endpoint::parse(dir.path().join("csi.sock").to_str().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_last_directory_of_the_path_is_made_on_a_fresh_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path| Endpoint::parse(dir.path().join(path).to_str().unwrap()).unwrap();
+        let bound = at("driver/csi.sock").bind(0o600).await.unwrap();
+        assert!(bound.file.path.exists());
+        let refused = at("typo/driver/csi.sock").bind(0o600).await.unwrap_err();
+        assert!(matches!(refused, ServeError::Io { .. }));
     }
 
     #[tokio::test]
