@@ -21,10 +21,15 @@ const PLUGIN_TYPE: &str = "CSIPlugin";
 /// The CSI versions that the kubelet accepts; it compares the major number only.
 const SUPPORTED_VERSIONS: [&str; 1] = ["1.0.0"];
 
-/// Where the registration socket goes: `<plugins_registry>/<driver>-reg.sock`, the name that the registrar sidecar uses.
+/// Where the registration socket goes: `<plugins_registry>/<driver>@reg.sock`.
+///
+/// The kubelet dials the bare path, and grpc-go makes the request's `:authority` of it: percent-encoded, slashes
+/// included. A percent sign is legal in an authority's user part alone, so the HTTP/2 library resets every call whose
+/// authority has no `@` after the last one. grpc-go leaves `@` as it is (`encodeAuthority`); all that we choose is the
+/// file's name.
 #[must_use]
 pub fn socket_path(plugins_registry: &Path) -> PathBuf {
-    plugins_registry.join(format!("{DRIVER_NAME}-reg.sock"))
+    plugins_registry.join(format!("{DRIVER_NAME}@reg.sock"))
 }
 
 /// What the kubelet said last.
