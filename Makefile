@@ -9,10 +9,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanity bench lint build release crash scsi clean
+.PHONY: help demo test sanity bench lint build release crash scsi e2e clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Watch a claim live its whole life on real disks (no account, no cluster; root for real mounts)
 	@scripts/prepare.sh demo
@@ -54,6 +54,11 @@ scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downlo
 	@strip -o $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
 	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/debug/$(BIN).stripped \
 	  cargo test --locked --test scsi -- $(CASES)
+
+e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 minutes); root, no network but the registries
+	@scripts/prepare.sh e2e
+	@cargo build --locked --target $(MUSL)
+	@python3 tests/e2e/run.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN) $(E2E)
 
 clean: ## Remove what was built
 	@cargo clean

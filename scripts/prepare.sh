@@ -4,7 +4,7 @@
 #
 # Exit status 69 when something is missing without which nothing works.
 set -euo pipefail
-what=${1:?usage: prepare.sh build|demo|test|sanity|release|scsi|lint}
+what=${1:?usage: prepare.sh build|demo|test|sanity|release|scsi|e2e|lint}
 
 # Tools in /sbin are not in everybody's PATH.
 PATH=$PATH:/usr/sbin:/sbin
@@ -21,6 +21,10 @@ case $what in
 esac
 case $what in
   release | scsi) need musl-gcc musl-tools ;;
+  e2e)
+    need musl-gcc musl-tools; need strip binutils; need losetup util-linux; need ip iproute2; need openssl openssl
+    need sysctl procps; need dpkg-deb dpkg; need python3 python3
+    have python3 && { python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip); } ;;
 esac
 case $what in
   test)
@@ -75,7 +79,7 @@ if have rustup; then
     say "installing: Rust $channel (rustup)"
     rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy >&2
   fi
-  if [ "$what" = release ] || [ "$what" = scsi ]; then
+  if [ "$what" = release ] || [ "$what" = scsi ] || [ "$what" = e2e ]; then
     target=$(uname -m)-unknown-linux-musl
     rustup target list --installed | grep -qx "$target" || { say "installing: Rust target $target (rustup)"; rustup target add "$target" >&2; }
   fi
@@ -83,13 +87,13 @@ fi
 
 # Go: csi-sanity is a Go program. 1.21 and newer fetch the version that its module asks for.
 case $what in
-  test | sanity)
+  test | sanity | e2e)
     if ! have go; then
       version=$(apt-cache policy golang-go 2>/dev/null | sed -n 's/.*Candidate: 2:\(1\.[0-9]*\).*/\1/p')
       if [ -n "$version" ] && [ "${version#1.}" -ge 21 ] && { [ "$(id -u)" = 0 ] || have sudo; }; then
         install_packages golang-go || true
       else
-        say "Go 1.21 or newer is missing (https://go.dev/dl, or package golang of a newer release): csi-sanity is left out"
+        say "Go 1.21 or newer is missing (https://go.dev/dl, or package golang of a newer release): what needs it is left out"
       fi
     fi ;;
 esac

@@ -9,6 +9,7 @@ Everything lives in network namespaces of its own; nothing listens in the machin
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from api import Api
 
 HERE = Path(__file__).resolve().parent
 GATEWAY, SERVICE = "10.200.0.1", "10.96.0.1"
@@ -55,6 +58,7 @@ class Node:
     number: int
     zone: str
     dir: Path
+    control: bool = False
     process: subprocess.Popen | None = None
 
     @property
@@ -64,12 +68,15 @@ class Node:
 
 @dataclass
 class Cluster:
-    """Started by `up`, ended by `down`; `down` works on a half-started cluster too."""
+    """Started by `up`, ended by `down`; `down` works on a half-started cluster too.
+
+    Node 0 is the control plane's: tainted as such, it alone carries the sidecars' images. The others are `zones`."""
 
     bin: Path
     root: Path
     dir: Path
     zones: list[str]
+    images: Path
     nodes: list[Node] = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
@@ -77,18 +84,29 @@ class Cluster:
         self.name = f"e2e-{os.getpid()}"
         self.pki = self.dir / "pki"
         self.kubeconfig = self.dir / "admin.conf"
+        self.devices = self.dir / "devices"
+        self.layer = self.dir / "layer"
+        for number, zone in enumerate([self.zones[0], *self.zones]):
+            name = f"node{number}"
+            self.nodes.append(Node(name, number, zone, self.dir / name, control=number == 0))
+        self.api = Api(GATEWAY, self.pki)
 
     # --- life
 
     def up(self) -> None:
         self.pki.mkdir(parents=True)
+        finish_root(self.bin, self.layer)
         self._make_authority()
         self._make_network()
         self._start_control_plane()
-        for number, zone in enumerate(self.zones, 1):
-            self._start_node(Node(f"node{number}", number, zone, self.dir / f"node{number}"))
         for node in self.nodes:
-            wait(f"node {node.name} Ready", lambda node=node: self._ready(node.name), 120)
+            self.start_node(node)
+        for node in self.nodes:
+            wait(f"node {node.name} Ready", lambda node=node: self.ready(node.name), 120)
+            if node.control:  # a kubelet may not call itself so
+                self.api.patch("Node", node.name, {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}})
+        for node in self.nodes:
+            wait(f"images in {node.name}", (node.dir / "var/lib/images-imported").exists, 120)
 
     def down(self) -> None:
         for node in self.nodes:
@@ -115,14 +133,11 @@ class Cluster:
             pass
         process.wait(10)
 
-    # --- programs
-
-    def inside(self, *command: str) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{self.name}", *command]
+    # --- programs (this process lives in the cluster's network since `_make_network`, so its children do)
 
     def start(self, name: str, *command: str, env: dict | None = None) -> subprocess.Popen:
         log = open(self.dir / f"{name}.log", "ab")  # noqa: SIM115  (the child keeps it)
-        process = subprocess.Popen(self.inside(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    start_new_session=True, env={**os.environ, **(env or {})})
         self.processes[name] = process
         return process
@@ -131,20 +146,16 @@ class Cluster:
         self._kill(self.processes.pop(name, None))
 
     def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None, timeout: float = 120) -> str:
-        command = self.inside(str(self.bin / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments)
-        return run(*command, check=check, timeout=timeout, input=stdin).stdout
+        """What a user types. In a user's surroundings: the current directory holds nothing of ours."""
+        command = [str(self.bin / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return run(*command, check=check, timeout=timeout, input=stdin, cwd=self.dir).stdout
 
-    def get(self, *arguments: str) -> dict:
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
-
-    def apply(self, *objects: dict | str, namespace: str = "default") -> None:
-        for thing in objects:
-            text = thing if isinstance(thing, str) else json.dumps(thing)
-            self.kubectl("apply", "-n", namespace, "-f", "-", stdin=text)
+    def node(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
 
     def in_node(self, node: str, script: str, check: bool = True, timeout: float = 60) -> str:
         """Runs a script inside a node's namespaces."""
-        top = next(n.process for n in self.nodes if n.name == node)
+        top = self.node(node).process
         assert top is not None
         pid = Path(f"/proc/{top.pid}/task/{top.pid}/children").read_text(encoding="ascii").split()[0]
         return run("nsenter", "-a", "-t", pid, "bash", "-c", script, check=check, timeout=timeout).stdout
@@ -190,7 +201,10 @@ class Cluster:
         for command in ("link set lo up", "link add br0 type bridge", f"addr add {GATEWAY}/24 dev br0",
                         "link set br0 up", f"addr add {SERVICE}/32 dev lo"):
             run("ip", "-n", self.name, *command.split())
-        run(*self.inside("sysctl", "-qw", "net.ipv4.ip_forward=1"))
+        with open(f"/run/netns/{self.name}", encoding="ascii") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0x40000000):
+                raise Failure(f"cannot enter the cluster's network: {os.strerror(ctypes.get_errno())}")
+        run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
     def _start_control_plane(self) -> None:
         pki, bin_ = self.pki, self.bin
@@ -220,12 +234,14 @@ class Cluster:
             f"--kubelet-client-key={pki}/kubelet-client.key",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key")
-        wait("API server", lambda: self.kubectl("get", "--raw", "/readyz", check=False) == "ok", 120)
+        wait("API server", lambda: self.api.request("GET", "/readyz") == "ok", 120)
 
-    def _start_node(self, node: Node) -> None:
-        self.nodes.append(node)
-        for directory in ("upper", "work", "root", "var", "devices"):
+    def start_node(self, node: Node) -> None:
+        for directory in ("upper/images", "work", "root", "var"):
             (node.dir / directory).mkdir(parents=True)
+        for image in [*self.images.glob("*.tar"), *(self.images.glob("control/*.tar") if node.control else [])]:
+            os.link(image, node.dir / "upper/images" / image.name)
+        (self.devices / node.name).mkdir(parents=True, exist_ok=True)
         self._certificate(node.name, f"/O=system:nodes/CN=system:node:{node.name}")
         self._write_kubeconfig(node.name, node.dir / "kubelet.conf")
         for path, content in self._node_files(node).items():
@@ -245,7 +261,8 @@ class Cluster:
             run("ip", *command.split())
         log = open(node.dir / "console", "ab")  # noqa: SIM115
         node.process = subprocess.Popen(
-            ["bash", str(HERE / "node/enter.sh"), str(self.root), str(node.dir), own, self.name, node.name],
+            ["bash", str(HERE / "node/enter.sh"), f"{self.layer}:{self.root}", str(node.dir), own, self.name,
+             node.name, str(self.devices / node.name)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def _node_files(self, node: Node) -> dict[str, bytes]:
@@ -254,6 +271,8 @@ class Cluster:
             "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.244.{node.number}.0/24"}]],
                      "routes": [{"dst": "0.0.0.0/0"}]}}]}
         environment = f"NAME={node.name}\nADDRESS={node.address}\nZONE={node.zone}\nREGION={REGION}\n"
+        if node.control:
+            environment += "TAINTS=node-role.kubernetes.io/control-plane=:NoSchedule\n"
         return {
             "etc/node.env": environment.encode(),
             "etc/kubernetes/kubelet.conf": (node.dir / "kubelet.conf").read_bytes(),
@@ -261,46 +280,30 @@ class Cluster:
             "etc/cni/net.d/10-pods.conflist": json.dumps(network).encode(),
         }
 
-    def _ready(self, name: str) -> bool:
-        conditions = self.get("node", name)["status"].get("conditions", [])
+    def ready(self, name: str) -> bool:
+        node = self.api.find("Node", name) or {}
+        conditions = node.get("status", {}).get("conditions", [])
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
-def finish_root(root: Path, programs: Path, images: Path, target: Path) -> None:
-    """A node's root for this run: the cached packages below, programs and configuration above (an overlay would
-    do as well; hard links keep it a plain tree that `chroot` and the nodes' overlays can use)."""
-    shutil.copytree(root, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
-    for directory in ("proc sys dev run tmp mnt root etc/kubernetes etc/containerd etc/cni/net.d opt/cni "
-                      "usr/local/bin var/log var/lib/kubelet images .old devices").split():
+def finish_root(programs: Path, target: Path) -> None:
+    """The layer over the cached packages: programs and configuration that every node of this run has."""
+    for directory in ("proc sys dev run tmp mnt root etc/kubernetes etc/containerd etc/cni/net.d opt/cni bin sbin "
+                      "usr/sbin usr/local/bin var images .old devices").split():
         (target / directory).mkdir(parents=True, exist_ok=True)
     for name in ("iptables", "iptables-save", "iptables-restore"):
-        replace_link(target / "usr/sbin" / name, "xtables-nft-multi")
-    replace_link(target / "opt/cni/bin", "/usr/lib/cni")
-    replace_link(target / "bin/sh", "bash")
-    replace_link(target / "sbin/init", "/bin/busybox")
+        (target / "usr/sbin" / name).symlink_to("xtables-nft-multi")
+    (target / "opt/cni/bin").symlink_to("/usr/lib/cni")
+    (target / "bin/sh").symlink_to("bash")
+    (target / "sbin/init").symlink_to("/bin/busybox")
     for program in ("kube", "containerd", "containerd-shim-runc-v2", "ctr"):
         shutil.copy2(programs / program, target / "usr/local/bin" / program)
-    replace_link(target / "usr/local/bin/kubelet", "kube")
+    (target / "usr/local/bin/kubelet").symlink_to("kube")
     for script in ("rc", "service"):
-        write(target / "etc" / script, (HERE / "node" / script).read_bytes(), 0o755)
-    write(target / "etc/inittab", (HERE / "node/inittab").read_bytes())
-    write(target / "etc/containerd/config.toml", (HERE / "node/containerd.toml").read_bytes())
-    write(target / "etc/kubernetes/kubelet.yaml", (HERE / "node/kubelet.yaml").read_bytes())
-    write(target / "etc/passwd", b"root:x:0:0:root:/root:/bin/bash\npostgres:x:70:70::/tmp:/bin/bash\n")
-    write(target / "etc/group", b"root:x:0:\npostgres:x:70:\n")
-    for tar in images.glob("*.tar"):
-        shutil.copy2(tar, target / "images" / tar.name)
-
-
-def write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    path.unlink(missing_ok=True)  # never through a hard link into the cache
-    path.write_bytes(content)
-    path.chmod(mode)
-
-
-def replace_link(path: Path, target: str) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
-    path.symlink_to(target)
+        shutil.copy2(HERE / "node" / script, target / "etc" / script)
+        (target / "etc" / script).chmod(0o755)
+    shutil.copy2(HERE / "node/inittab", target / "etc/inittab")
+    shutil.copy2(HERE / "node/containerd.toml", target / "etc/containerd/config.toml")
+    shutil.copy2(HERE / "node/kubelet.yaml", target / "etc/kubernetes/kubelet.yaml")
+    (target / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n", encoding="ascii")
+    (target / "etc/group").write_text("root:x:0:\n", encoding="ascii")

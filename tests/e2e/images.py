@@ -1,8 +1,9 @@
 """Container images without a registry: tars for `ctr images import`, made from files.
 
-localhost/pause:1         a tiny ELF that sleeps for ever (what a pod's sandbox runs)
-localhost/test:1          busybox, the pods of the walks
-localhost/driver:VERSION  the driver's static binary with the file-system tools of the node's root
+localhost/pause:1   a tiny ELF that sleeps for ever (what a pod's sandbox runs)
+localhost/test:1    busybox, the pods of the walks
+and under the very names that the manifests have: the sidecars (in control/, for the control plane's node alone), and
+the driver's static binary with the file-system tools of the node's root.
 """
 from __future__ import annotations
 
@@ -132,28 +133,48 @@ def find_tool(root: Path, name: str) -> str:
     raise RuntimeError(f"{name} is not in the node's root")
 
 
-def build(root: Path, driver: Path, out: Path, version: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path) -> None:
+    """Makes all images; `names` are those of the manifests."""
+    (out / "control").mkdir(parents=True, exist_ok=True)
     pause = Image("localhost/pause:1", entrypoint=["/pause"])
     pause.data("pause", pause_program(), 0o755)
-    pause.write(out / "pause.tar")
+    pause.write(out / "0-pause.tar")
 
     test = Image("localhost/test:1", command=["/bin/sh"])
-    busybox = (root / "bin/busybox").read_bytes()
-    test.data("bin/busybox", busybox, 0o755)
+    test.data("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
     applets = subprocess.run([str(root / "bin/busybox"), "--list"], capture_output=True, text=True, check=True)
     for applet in applets.stdout.split():
         test.link(f"bin/{applet}", "busybox")
-    for directory in "etc tmp root usr/bin usr/sbin var mnt proc sys dev data".split():
+    for directory in "etc root usr/bin usr/sbin var mnt proc sys dev data".split():
         test.directory(directory)
+    test.directory("tmp", 0o1777)
     test.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     test.write(out / "test.tar")
 
-    image = Image(f"localhost/driver:{version}", entrypoint=["/nifcloud-additional-storage-csi"])
+    for name in names:
+        program = name.rsplit("/", 1)[-1].split(":")[0].split("@")[0]
+        if (programs / program).exists():
+            sidecar = Image(canonical(name), entrypoint=[f"/{program}"])
+            sidecar.data(program, (programs / program).read_bytes(), 0o755)
+            sidecar.write(out / "control" / f"{program}.tar")
+        else:
+            driver_image(root, driver, canonical(name)).write(out / "driver.tar")
+
+
+def driver_image(root: Path, driver: Path, tag: str) -> Image:
+    image = Image(tag, entrypoint=["/nifcloud-additional-storage-csi"])
     image.data("nifcloud-additional-storage-csi", driver.read_bytes(), 0o755)
     for tool in TOOLS:
         image.program(root, find_tool(root, tool))
     for directory in "etc proc sys dev run var/lib/kubelet csi keys".split():
         image.directory(directory)
     image.directory("tmp", 0o1777)
-    image.write(out / f"driver-{version}.tar")
+    return image
+
+
+def canonical(name: str) -> str:
+    """The name as containerd keeps it: with its registry."""
+    first, _, rest = name.partition("/")
+    if rest and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if rest else f"docker.io/library/{name}"

@@ -1,9 +1,10 @@
 #!/bin/bash
-# enter.sh ROOT DIR NETNS GROUP NAME: becomes a node made of namespaces of this kernel. Its root is an overlay over
-# ROOT; /var is a plain directory, because containerd's overlays cannot lie on an overlay.
+# enter.sh ROOTS DIR NETNS GROUP NAME DEVICES: becomes a node made of namespaces of this kernel. Its root is an overlay
+# over ROOTS (upper:lower); DEVICES, the emulator's links for this VM, becomes /devices; /var is a plain directory,
+# because containerd's overlays cannot lie on an overlay.
 set -eu
-root=$1 dir=$2 netns=$3 group=$4 name=$5
-if [ "${6:-}" != inside ]; then
+root=$1 dir=$2 netns=$3 group=$4 name=$5 devices=$6
+if [ "${7:-}" != inside ]; then
   # One cgroup in every hierarchy of version 1; the cgroup namespace then shows it as the root.
   for hierarchy in /sys/fs/cgroup/*/; do
     own=$hierarchy$group/$name
@@ -18,7 +19,7 @@ if [ "${6:-}" != inside ]; then
     echo $$ > "$own/cgroup.procs"
   done
   exec nsenter --net="/run/netns/$netns" unshare --mount --uts --ipc --cgroup --pid --fork --kill-child \
-    --propagation private bash "$0" "$root" "$dir" "$netns" "$group" "$name" inside
+    --propagation private bash "$0" "$root" "$dir" "$netns" "$group" "$name" "$devices" inside
 fi
 new=$dir/root
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" "$new"
@@ -29,9 +30,9 @@ mount -t tmpfs tmpfs "$new/run"
 mount -t tmpfs tmpfs "$new/tmp"
 mount --rbind /dev "$new/dev"
 mount --make-rprivate "$new/dev"
-# The emulator's links per VM; devices are the same for all nodes, as this is one kernel.
+# Devices are the same for all nodes, as this is one kernel; the emulator's links tell whose is which.
 mkdir -p "$new/devices"
-mount --bind "$dir/devices" "$new/devices"
+mount --bind "$devices" "$new/devices"
 mount -t tmpfs tmpfs "$new/sys/fs/cgroup"
 while IFS=: read -r _ controllers _; do
   [ -n "$controllers" ] || continue

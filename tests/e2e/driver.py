@@ -1,0 +1,149 @@
+"""The emulated cloud as a process outside of the cluster, and the driver installed from its rendered manifests."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.request
+from pathlib import Path
+
+from cluster import GATEWAY, Cluster, Failure, run, wait
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DRIVER = "additional-storage.csi.nifcloud.com"
+NAME = "nifcloud-additional-storage-csi"
+NAMESPACE = "kube-system"
+LOG_LEVEL = "info,additional_storage_csi=debug"
+API_PORT, ADMIN_PORT = 8080, 8081
+
+
+class Cloud:
+    """The emulator: NIFCLOUD's computing API on the control plane's address, loop devices behind it."""
+
+    def __init__(self, cluster: Cluster, binary: Path) -> None:
+        self.cluster = cluster
+        self.binary = binary
+        self.data = cluster.dir / "cloud"
+
+    def start(self) -> None:
+        vms = [f"--vm={node.name}:{node.zone}" for node in self.cluster.nodes]
+        self.cluster.start(
+            "emulator", str(self.binary), "emulator", f"--listen={GATEWAY}:{API_PORT}",
+            f"--admin-listen={GATEWAY}:{ADMIN_PORT}", "--allow-non-loopback", "--backend=loop",
+            f"--data-dir={self.data}", f"--device-dir={self.cluster.devices}", *vms)
+        wait("the emulator", self.state, 30)
+
+    def stop(self) -> None:
+        """Asks it to end, so that it lets go of its loop devices; what a killed one left is taken down."""
+        process = self.cluster.processes.get("emulator")
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                pass
+        self.cluster.stop("emulator")
+
+    def sweep(self) -> None:
+        """Ends loop devices over this run's images, which an emulator that was killed leaves behind."""
+        listed = json.loads(run("losetup", "--json", "-l", "-O", "NAME,BACK-FILE", check=False).stdout or "{}")
+        for device in listed.get("loopdevices", []):
+            if str(device["back-file"]).startswith(str(self.cluster.dir)):
+                run("losetup", "-d", device["name"], check=False)
+
+    def admin(self, method: str, path: str, body: object = None):
+        request = urllib.request.Request(
+            f"http://{GATEWAY}:{ADMIN_PORT}{path}", method=method, headers={"Content-Type": "application/json"},
+            data=None if body is None else json.dumps(body).encode())
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  (our own emulator)
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def state(self) -> dict:
+        return self.admin("GET", "/state")
+
+    def disk(self, name: str) -> dict | None:
+        disks = self.state()["disks"]
+        return disks.get(name) if isinstance(disks, dict) else next((d for d in disks if d["name"] == name), None)
+
+    def history(self) -> list[dict]:
+        return self.admin("GET", "/history")
+
+
+class Driver:
+    """The driver as users install it: Kustomize renders, kubectl applies."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.overlay = cluster.dir / "overlay"
+
+    def write_overlay(self) -> None:
+        """What a user writes: the Secret, and here also where the emulated cloud and its devices are."""
+        self.overlay.mkdir(exist_ok=True)
+        for key, value in (("access_key_id", "EMULATORKEY"), ("secret_access_key", "emulator-secret"),
+                           ("region", "jp-east-1")):
+            (self.overlay / key).write_text(value, encoding="ascii")
+
+        def add(path: str, value: object) -> dict:
+            return {"op": "add", "path": f"/spec/template/spec/{path}", "value": value}
+
+        def variable(name: str, value: str) -> dict:
+            return add("containers/0/env/-", {"name": name, "value": value})
+        controller = [variable("NIFCLOUD_ENDPOINT", f"http://{GATEWAY}:{API_PORT}"),
+                      variable("NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "true"), variable("LOG_LEVEL", LOG_LEVEL),
+                      add("nodeSelector/node-role.kubernetes.io~1control-plane", "")]
+        node = [variable("DEVICE_DIR", "/devices"), variable("LOG_LEVEL", LOG_LEVEL),
+                add("containers/0/volumeMounts/-", {"name": "devices", "mountPath": "/devices"}),
+                add("volumes/-", {"name": "devices", "hostPath": {"path": "/devices", "type": "Directory"}})]
+        (self.overlay / "kustomization.yaml").write_text(json.dumps({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE,
+            "resources": [os.path.relpath(REPOSITORY / "deploy/kubernetes/base", self.overlay)],
+            "secretGenerator": [{"name": NAME, "files": ["access_key_id", "secret_access_key", "region"]}],
+            "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(controller)},
+                        {"target": {"kind": "DaemonSet"}, "patch": json.dumps(node)}],
+        }), encoding="utf-8")
+
+    def install(self) -> None:
+        self.write_overlay()
+        self.cluster.kubectl("apply", "--server-side", "-k", str(self.overlay))
+
+    def wait_installed(self, limit: float = 120) -> None:
+        api = self.cluster.api
+
+        def controller() -> bool:
+            status = api.get("Deployment", f"{NAME}-controller", NAMESPACE).get("status", {})
+            return status.get("readyReplicas", 0) >= 1 and status.get("unavailableReplicas", 0) == 0
+        wait("the controller", controller, limit)
+        for node in self.cluster.nodes:
+            wait(f"CSINode of {node.name} with the driver", lambda node=node: self.registered(node.name), limit)
+
+    def registered(self, node: str) -> dict | None:
+        csi_node = self.cluster.api.find("CSINode", node) or {"spec": {}}
+        return next((d for d in csi_node["spec"].get("drivers") or [] if d["name"] == DRIVER), None)
+
+    def pods(self, component: str, node: str | None = None) -> list[dict]:
+        fields = f"spec.nodeName={node}" if node else ""
+        return self.cluster.api.list("Pod", NAMESPACE, f"app.kubernetes.io/component={component}", fields)
+
+    def save_logs(self, target: Path) -> None:
+        """All containers' logs, also of those that ended, straight from the nodes' disks."""
+        target.mkdir(parents=True, exist_ok=True)
+        for node in self.cluster.nodes:
+            logs = node.dir / "var/log"
+            for log in sorted((logs / "pods").glob(f"{NAMESPACE}_{NAME}*/*/*.log")):
+                pod = log.parts[-3].split("_")[1]
+                (target / f"{node.name}.{pod}.{log.parts[-2]}.{log.name}").write_bytes(log.read_bytes())
+            for service in ("kubelet", "containerd", "images"):
+                if (logs / f"{service}.log").exists():
+                    (target / f"{node.name}.{service}.log").write_bytes((logs / f"{service}.log").read_bytes())
+        for log in self.cluster.dir.glob("*.log"):
+            (target / log.name).write_bytes(log.read_bytes())
+
+
+def rendered_images(kubectl: Path) -> list[str]:
+    """The images that the manifests name."""
+    text = run(str(kubectl), "kustomize", str(REPOSITORY / "deploy/kubernetes/base")).stdout
+    images = {line.split("image:", 1)[1].strip() for line in text.splitlines() if line.strip().startswith(("image:", "- image:"))}
+    if not images:
+        raise Failure("no image in deploy/kubernetes/base")
+    return sorted(images)

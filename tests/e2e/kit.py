@@ -1,0 +1,164 @@
+"""What walks are made of: claims, pods, checked data, and the world they run in."""
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from api import Api
+from cluster import Cluster, Failure, wait
+from driver import Cloud, Driver
+
+IMAGE = "localhost/test:1"
+CLASS = "nifcloud-standard-flash"
+
+
+@dataclass
+class World:
+    """What a walk gets. `space` is its own namespace, deleted afterwards with all in it."""
+
+    cluster: Cluster
+    cloud: Cloud
+    driver: Driver
+    logs: Path
+    figures: dict[str, float] = field(default_factory=dict)
+    space: str = "default"
+
+    @property
+    def api(self) -> Api:
+        return self.cluster.api
+
+    # --- objects
+
+    def claim(self, name: str, size: str = "10Gi", storage_class: str | None = CLASS, **spec) -> dict:
+        body = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+        if storage_class is not None:
+            body["storageClassName"] = storage_class
+        return self.apply({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {**body, **spec}})
+
+    def pod(self, name: str, *claims: str, node: str | None = None, **spec) -> dict:
+        return self.apply({"kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+                           "spec": pod_spec(*claims, node=node, **spec)})
+
+    def deployment(self, name: str, *claims: str, **spec) -> dict:
+        labels = {"app": name}
+        return self.apply({"kind": "Deployment", "metadata": {"name": name}, "spec": {
+            "replicas": 1, "strategy": {"type": "Recreate"}, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*claims, **spec)}}})
+
+    def apply(self, thing: dict) -> dict:
+        return self.api.apply(thing, self.space)
+
+    # --- waiting
+
+    def running(self, app: str, limit: float = 90, other_than: str | None = None) -> dict:
+        """The app's one Ready pod (another one than the pod with this uid)."""
+        def ready() -> dict | None:
+            for pod in self.api.list("Pod", self.space, f"app={app}"):
+                if pod["metadata"]["uid"] != other_than and "deletionTimestamp" not in pod["metadata"] and is_ready(pod):
+                    return pod
+            return None
+        try:
+            return wait(f"{self.space}: a Ready pod of {app}", ready, limit, every=0.1)
+        except Failure as failure:
+            events = "; ".join(self.events()[-6:])
+            raise Failure(f"{failure}; events: {events}") from failure
+
+    def gone(self, kind: str, name: str, limit: float = 60) -> None:
+        namespaced = None if kind in ("PersistentVolume", "VolumeAttachment", "Node") else self.space
+        wait(f"{kind} {name} gone", lambda: self.api.find(kind, name, namespaced) is None, limit)
+
+    def bound(self, claim: str, limit: float = 60) -> dict:
+        """The PV of a claim."""
+        def volume() -> str | None:
+            return self.api.get("PersistentVolumeClaim", claim, self.space)["spec"].get("volumeName")
+        return self.api.get("PersistentVolume", wait(f"claim {claim} bound", volume, limit))
+
+    def handle(self, claim: str) -> str:
+        return self.bound(claim)["spec"]["csi"]["volumeHandle"]
+
+    def disk_gone(self, handle: str, limit: float = 60) -> None:
+        wait(f"disk {handle} gone from the cloud", lambda: self.cloud.disk(handle) is None, limit)
+
+    def events(self, about: str | None = None) -> list[str]:
+        fields = f"involvedObject.name={about}" if about else ""
+        found = self.api.list("Event", self.space, fields=fields)
+        found.sort(key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "")
+        return [f"{e['involvedObject'].get('name')}: {e['reason']}: {e.get('message', '')}" for e in found]
+
+    def event(self, about: str, pattern: str, limit: float = 60) -> str:
+        """Waits for an event about an object whose text matches."""
+        def seen() -> str | None:
+            return next((text for text in self.events(about) if re.search(pattern, text)), None)
+        return wait(f"an event about {about} that says {pattern!r}", seen, limit)
+
+    # --- inside a pod
+
+    def exec(self, pod: str, script: str, timeout: float = 60) -> str:
+        return self.cluster.kubectl("exec", "-n", self.space, pod, "--", "sh", "-c", script, timeout=timeout)
+
+    def write(self, pod: str, path: str = "/data/file", mib: int = 8) -> str:
+        """Random bytes and their checksum beside them, flushed; returns the checksum."""
+        return self.exec(pod, f"head -c {mib << 20} /dev/urandom > {path} && sha256sum {path} > {path}.sum && sync && "
+                              f"cut -d' ' -f1 {path}.sum").strip()
+
+    def check(self, pod: str, expected: str, path: str = "/data/file") -> None:
+        """The pod reads the file again: it must be what was written."""
+        found = self.exec(pod, f"sha256sum < {path} | cut -d' ' -f1").strip()
+        if found != expected:
+            raise Failure(f"{path} in {pod} has checksum {found}, {expected} was written")
+
+
+def pod_spec(*claims: str, node: str | None = None, mode: str = "mount", **spec) -> dict:
+    """A pod that holds its claims: the first at /data, more at /data1, ... (raw block: /dev/data, ...)."""
+    def suffix(index: int) -> str:
+        return str(index) if index else ""
+    volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+    container: dict = {"name": "main", "image": IMAGE, "command": ["sh", "-c", "trap exit TERM; while :; do sleep 1; done"]}
+    if mode == "block":
+        container["volumeDevices"] = [{"name": c, "devicePath": f"/dev/data{suffix(i)}"} for i, c in enumerate(claims)]
+    else:
+        container["volumeMounts"] = [{"name": c, "mountPath": f"/data{suffix(i)}"} for i, c in enumerate(claims)]
+    if node:
+        spec["nodeSelector"] = {"kubernetes.io/hostname": node}
+    container |= spec.pop("container", {})
+    return {"terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes, **spec}
+
+
+def is_ready(pod: dict) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+
+
+def expect(truth: object, message: str) -> None:
+    if not truth:
+        raise Failure(message)
+
+
+# --- the register of walks
+
+@dataclass
+class Walk:
+    promise: str
+    run: Callable[[World], None]
+    alone: bool
+    order: int
+
+
+WALKS: list[Walk] = []
+_lock = threading.Lock()
+
+
+def walk(alone: bool = False) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    """Registers a walk under its function's name. Walks that disturb others run `alone`, after the rest."""
+    def register(function: Callable[[World], None]) -> Callable[[World], None]:
+        with _lock:
+            WALKS.append(Walk(function.__name__, function, alone, len(WALKS)))
+        return function
+    return register
+
+
+def seconds_since(start: float) -> float:
+    return round(time.monotonic() - start, 2)

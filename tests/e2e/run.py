@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Runs the walks on a live Kubernetes: builds what is missing, starts a cluster, the emulated cloud and the driver,
+walks, and takes everything down, also after a failure or Ctrl-C.
+
+  run.py --driver BINARY [--only PATTERN] [--list] [--keep]
+
+The last line is "N passed, N failed". Logs: target/e2e/logs. `--keep` waits for Enter before everything is taken down.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.dont_write_bytecode = True
+
+import images  # noqa: E402
+from cluster import Cluster, Failure, run, wait  # noqa: E402
+from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
+from kit import WALKS, Walk, World  # noqa: E402
+
+# node0 is the control plane's, in the first zone; node1, node2, ... are these.
+ZONES = ["east-11", "east-11", "east-12"]
+SIDE_BY_SIDE = 4
+started = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"e2e: {time.monotonic() - started:6.1f} s  {text}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--driver", type=Path, help="the driver's static binary")
+    parser.add_argument("--only", default="", help="walks whose name matches")
+    parser.add_argument("--list", action="store_true", help="name the walks")
+    parser.add_argument("--keep", action="store_true", help="wait for Enter before the end")
+    options = parser.parse_args()
+    for module in sorted(HERE.glob("walks_*.py")):
+        importlib.import_module(module.stem)
+    chosen = [walk for walk in WALKS if re.search(options.only, walk.promise)]
+    if options.list:
+        print("\n".join(walk.promise for walk in chosen))
+        return 0
+    if not chosen or not options.driver:
+        parser.error("no walk matches" if options.driver else "--driver is needed")
+    if os.geteuid() or not Path("/dev/loop-control").exists():
+        parser.error("needs root and loop devices")
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    return Suite(options, chosen).run()
+
+
+class Suite:
+    def __init__(self, options: argparse.Namespace, walks: list[Walk]) -> None:
+        self.options = options
+        self.walks = walks
+        self.dir = REPOSITORY / "target/e2e" / f"run-{os.getpid()}"
+        self.logs = REPOSITORY / "target/e2e/logs"
+        self.passed: list[str] = []
+        self.failed: list[str] = []
+
+    def run(self) -> int:
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.dir.mkdir(parents=True)
+        programs, root = map(Path, subprocess.run(
+            ["bash", str(HERE / "setup.sh")], check=True, text=True, stdout=subprocess.PIPE).stdout.split())
+        self._make_images(programs, root)
+        cluster = Cluster(programs, root, self.dir, ZONES, self.dir / "images")
+        world = World(cluster, Cloud(cluster, self.options.driver), Driver(cluster), self.logs)
+        try:
+            self._walk(world)
+        except KeyboardInterrupt:
+            self.failed.append("interrupted")
+        except Exception:  # noqa: BLE001
+            traceback.print_exc()
+            self.failed.append("the cluster itself")
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._end(world)
+        for name in self.failed:
+            print(f"FAILED {name}")
+        print(f"{len(self.passed)} passed, {len(self.failed)} failed")
+        return 1 if self.failed or len(self.passed) != len(self.walks) else 0
+
+    def _make_images(self, programs: Path, root: Path) -> None:
+        say("making images")
+        stripped = self.dir / "driver"
+        run("strip", "-o", str(stripped), str(self.options.driver))
+        images.build(root, programs, stripped, rendered_images(programs / "kubectl"), self.dir / "images")
+
+    def _walk(self, world: World) -> None:
+        say("starting the cluster")
+        world.cluster.up()
+        say("nodes are Ready; starting the cloud, installing the driver")
+        world.cloud.start()
+        world.driver.install()
+        world.driver.wait_installed()
+        say("the driver is installed")
+        lanes = [walk for walk in self.walks if not walk.alone], [walk for walk in self.walks if walk.alone]
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            list(pool.map(lambda walk: self._one(world, walk), lanes[0]))
+        for walk in lanes[1]:
+            self._one(world, walk)
+        if not self.failed:
+            self._nothing_left(world)
+        if self.options.keep:
+            input(f"KUBECONFIG={world.cluster.kubeconfig} nsenter --net=/run/netns/{world.cluster.name} ...; Enter ends ")
+
+    def _one(self, world: World, walk: Walk) -> None:
+        begun = time.monotonic()
+        mine = dataclasses.replace(world, space=f"walk-{walk.order}")
+        try:
+            mine.api.apply({"kind": "Namespace", "metadata": {"name": mine.space}})
+            wait("the namespace's account", lambda: mine.api.request(
+                "GET", f"/api/v1/namespaces/{mine.space}/serviceaccounts/default"), 30)
+            walk.run(mine)
+            # Kubernetes takes half a minute over a namespace; `_nothing_left` waits for all of them at the end.
+            mine.api.delete("Namespace", mine.space)
+            self.passed.append(walk.promise)
+            say(f"ok      {walk.promise} ({time.monotonic() - begun:.1f} s)")
+        except Exception as error:  # noqa: BLE001
+            self.failed.append(walk.promise)
+            say(f"FAILED  {walk.promise} ({time.monotonic() - begun:.1f} s): {error}")
+            self._keep_evidence(mine, walk, error)
+
+    def _nothing_left(self, world: World) -> None:
+        """All claims were deleted with their namespaces: so must be the disks, and what the nodes knew of them."""
+        def left() -> list[str]:
+            disks = list(world.cloud.state()["disks"])
+            volumes = [pv["metadata"]["name"] for pv in world.api.list("PersistentVolume")]
+            links = [str(link) for node in world.cluster.nodes for link in (world.cluster.devices / node.name).iterdir()]
+            return disks + volumes + links
+        try:
+            wait("no disk, PV or device left", lambda: not left(), 120)
+        except Failure as failure:
+            raise Failure(f"{failure}: {left()}") from failure
+        say("nothing is left behind")
+
+    def _keep_evidence(self, world: World, walk: Walk, error: Exception) -> None:
+        target = self.logs / walk.promise
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "error").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        for name, arguments in (("objects", ["get", "pods,pvc,pv,volumeattachments,nodes", "-A", "-o", "wide"]),
+                                ("events", ["get", "events", "-A", "--sort-by=.lastTimestamp"]),
+                                ("describe", ["describe", "pods,pvc", "-n", world.space])):
+            try:
+                (target / name).write_text(world.cluster.kubectl(*arguments, check=False), encoding="utf-8")
+            except Exception as failure:  # noqa: BLE001
+                (target / name).write_text(str(failure), encoding="utf-8")
+
+    def _end(self, world: World) -> None:
+        say("taking everything down")
+        for step in (world.cloud.stop, lambda: world.driver.save_logs(self.logs), world.cluster.down, world.cloud.sweep,
+                     lambda: shutil.rmtree(self.dir)):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  (the other steps must run)
+                say(f"while taking down: {error}")
+        say(f"logs: {self.logs}")
+
+
+if __name__ == "__main__":
+    threading.excepthook = lambda args: traceback.print_exception(args.exc_value)
+    sys.exit(main())
