@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KUSTOMIZE = ROOT / "deploy/kubernetes"
 CHART = ROOT / "deploy/helm/nifcloud-additional-storage-csi"
 GOLDEN = Path(__file__).parent / "golden"
+SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
 NAMESPACE = "kube-system"
 NAME = "nifcloud-additional-storage-csi"
 KEYS = {"access_key_id": "KEY", "secret_access_key": "SECRET", "region": "jp-east-1"}
@@ -284,6 +286,47 @@ class Promises(unittest.TestCase):
                 self.assertEqual(labels["app.kubernetes.io/name"], NAME, f"{name}: {key(document)}")
                 chosen = [template for template in templates if labels.items() <= template.items()]
                 self.assertEqual(len(chosen), 1, f"{name}: {key(document)}")
+
+
+class Image(unittest.TestCase):
+    def contents(self) -> list[list[str]]:
+        lines = (ROOT / "deploy/image/contents.txt").read_text().splitlines()
+        return [line.split() for line in lines if line.strip() and not line.startswith("#")]
+
+    def test_every_tool_that_the_driver_calls_is_in_the_image_and_from_the_package_that_it_names(self):
+        source = (ROOT / "src/host/command.rs").read_text()
+        called = set(re.findall(r'^    [A-Z0-9_]+ = "([a-z0-9_.]+)" in "([a-z0-9-]+)";', source, re.MULTILINE))
+        self.assertGreater(len(called), 5)
+        self.assertLessEqual(called, {(name, package) for name, package, _ in self.contents()})
+
+    def test_a_package_has_one_version(self):
+        packages = subprocess.run([ROOT / "deploy/image/gather.sh", "packages"], capture_output=True, text=True, check=True)
+        names = [line.split("=")[0] for line in packages.stdout.split()]
+        self.assertEqual(sorted(set(names)), sorted(names))
+
+    def test_what_was_gathered_runs_alone(self):
+        programs = [name for name, _, _ in self.contents() if not name.startswith("/")]
+        missing = [name for name in programs if not shutil.which(name, path=SYSTEM)]
+        if missing or os.geteuid() or not shutil.which("dpkg-query"):
+            self.skipTest(f"needs root, Debian and {missing or 'nothing else'}")
+        with tempfile.TemporaryDirectory() as scratch:
+            run(ROOT / "deploy/image/gather.sh", scratch)
+            for name in programs:
+                done = subprocess.run(["chroot", scratch, name, "-V"], capture_output=True, text=True,
+                                      check=False, env={"PATH": SYSTEM})
+                # 127 and a word about the loader: a library is missing. Any other complaint is the program's own.
+                self.assertNotEqual(done.returncode, 127, done.stderr)
+                self.assertNotIn("shared librar", done.stderr, name)
+            owners = {path.name for path in Path(scratch, "var/lib/dpkg/status.d").iterdir()}
+            self.assertLessEqual({package for name, package, _ in self.contents() if name in programs}, owners)
+
+    def test_the_dockerfile_copies_only_what_its_context_lets_in(self):
+        ignored = (ROOT / ".dockerignore").read_text()
+        for line in (ROOT / "Dockerfile").read_text().splitlines():
+            if line.startswith("COPY ") and "--from" not in line:
+                for name in line.split()[1:-1]:
+                    self.assertIn(f"!{name}\n", ignored)
+                    self.assertTrue((ROOT / name).exists(), name)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,11 @@ def pause_program() -> bytes:
     return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
 
 
-TOOLS = """mkfs.ext3 mkfs.ext4 e2fsck resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs xfs_repair xfs_db
-mkfs.btrfs btrfs blkid blockdev""".split()
+def contents() -> list[str]:
+    """Programs (by name) and files (by path) of the driver's image: the list that the Dockerfile reads as well."""
+    listed = (Path(__file__).resolve().parents[2] / "deploy/image/contents.txt").read_text()
+    lines = [line.split() for line in listed.splitlines() if line.strip() and not line.startswith("#")]
+    return [line[0] for line in lines]
 
 
 def find_tool(root: Path, name: str) -> str:
@@ -164,8 +167,12 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
 def driver_image(root: Path, driver: Path, tag: str) -> Image:
     image = Image(tag, entrypoint=["/nifcloud-additional-storage-csi"])
     image.data("nifcloud-additional-storage-csi", driver.read_bytes(), 0o755)
-    for tool in TOOLS:
-        image.program(root, find_tool(root, tool))
+    for name in contents():
+        if not name.startswith("/"):
+            image.program(root, find_tool(root, name))
+        # A node's root has no certificates: nothing in it talks to the cloud.
+        elif (root / name.lstrip("/")).exists():
+            image.data(name, (root / name.lstrip("/")).read_bytes())
     for directory in "etc proc sys dev run var/lib/kubelet csi keys".split():
         image.directory(directory)
     image.directory("tmp", 0o1777)
