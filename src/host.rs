@@ -215,6 +215,14 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Size, identity and users of a device, read anew.
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError>;
 
+    /// Whether the disk provably carries exactly this file system: its superblock, read past the page cache, is intact
+    /// and has this type and UUID, and no mkfs of it is unfinished. Cheap; `false` only means that
+    /// [`Host::probe`] must be asked.
+    ///
+    /// # Errors
+    /// [`HostError::Io`] when the device cannot be opened.
+    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError>;
+
     /// What is on the disk.
     fn probe(&self, device: &BlockDevice) -> Result<Content, HostError>;
 

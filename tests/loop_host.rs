@@ -141,6 +141,10 @@ impl Rig {
         self.host.format(&self.device(), plan, soon())
     }
 
+    fn carries(&self, fs: FsType, id: u8) -> bool {
+        self.host.carries(&self.device(), fs, &uuid(id)).unwrap()
+    }
+
     fn content(&self) -> Content {
         self.host.probe(&self.device()).unwrap()
     }
@@ -714,6 +718,7 @@ fn an_mkfs_that_was_cut_anywhere_is_made_again_and_data_never_is() {
                 Content::HalfMade { uuid: uuid(1) },
                 "{fs}, {cut}"
             );
+            assert!(!rig.carries(fs, 1), "{fs}, {cut}");
 
             let mark = mark(&rig.image);
             let other = FormatPlan {
@@ -733,6 +738,7 @@ fn an_mkfs_that_was_cut_anywhere_is_made_again_and_data_never_is() {
                 uuid: Some(uuid(1)),
             };
             assert_eq!(rig.content(), known);
+            assert!(rig.carries(fs, 1) && !rig.carries(fs, 2), "{fs}");
 
             // The same record once more, in what could be a file of a file system that was mounted: data.
             let stage = rig.path("stage");

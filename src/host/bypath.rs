@@ -41,6 +41,14 @@ impl Link {
 impl ByPath {
     /// All slots with a link. A link whose device is gone has none.
     pub(super) fn list(&self, kernel: &Kernel) -> Vec<(ScsiAddress, Option<BlockDevice>)> {
+        let slots = self.slots().into_iter();
+        slots
+            .map(|(at, name)| (at, self.resolve(kernel, at, &name)))
+            .collect()
+    }
+
+    /// Slots and their links' names, in PCI order.
+    fn slots(&self) -> Vec<(ScsiAddress, String)> {
         let mut links: Vec<_> = names(&self.dir)
             .iter()
             .filter_map(|name| Link::parse(name))
@@ -48,19 +56,19 @@ impl ByPath {
         links.sort_unstable();
         let mut controllers: Vec<_> = links.iter().map(|link| link.controller.clone()).collect();
         controllers.dedup();
-        links
-            .into_iter()
-            .filter_map(|link| {
-                let bus = controllers.iter().position(|c| *c == link.controller)?;
-                let at = ScsiAddress {
-                    bus: u8::try_from(bus).ok()?,
-                    target: link.target,
-                };
-                let device = block_number(&self.dir.join(&link.name))
-                    .and_then(|devno| kernel.device(devno, Some(at)));
-                Some((at, device))
-            })
-            .collect()
+        let slots = links.into_iter().filter_map(|link| {
+            let bus = controllers.iter().position(|c| *c == link.controller)?;
+            let at = ScsiAddress {
+                bus: u8::try_from(bus).ok()?,
+                target: link.target,
+            };
+            Some((at, link.name))
+        });
+        slots.collect()
+    }
+
+    fn resolve(&self, kernel: &Kernel, at: ScsiAddress, name: &str) -> Option<BlockDevice> {
+        block_number(&self.dir.join(name)).and_then(|devno| kernel.device(devno, Some(at)))
     }
 
     /// The device in a slot now.
@@ -76,10 +84,8 @@ impl ByPath {
                 found: "no directory".to_owned(),
             });
         }
-        let mut slots = self.list(kernel).into_iter();
-        Ok(slots
-            .find(|(slot, _)| *slot == at)
-            .and_then(|(_, device)| device))
+        let slot = self.slots().into_iter().find(|(slot, _)| *slot == at);
+        Ok(slot.and_then(|(_, name)| self.resolve(kernel, at, &name)))
     }
 }
 

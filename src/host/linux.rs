@@ -27,6 +27,7 @@ use super::{
 };
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
+use crate::domain::id::FsUuid;
 
 /// Roots and limits. The default is a real machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +206,10 @@ impl Host for LinuxHost {
 
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
         self.kernel.facts(device)
+    }
+
+    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+        probe::carries(device, fs, uuid)
     }
 
     fn probe(&self, device: &BlockDevice) -> Result<Content, HostError> {

@@ -44,6 +44,8 @@ mod xfs;
 pub(super) const HEAD: u64 = 4 << 20;
 /// Covers md 0.90 and 1.0, the backup GPT, DRBD, the last two ZFS labels.
 pub(super) const TAIL: u64 = 1 << 20;
+/// Covers the primary superblocks of ext (at 1 KiB), XFS (0) and Btrfs (64 KiB).
+const PRIMARY: u64 = 72 << 10;
 const SAMPLE: usize = 4096;
 const SAMPLES: u64 = 64;
 
@@ -126,11 +128,28 @@ pub(super) fn examine(target: &BlockDevice) -> Result<Sighting, HostError> {
     Ok(look(&mut DirectReader::new(file, size), size))
 }
 
+/// Whether the primary superblock, read past the page cache, is intact and names exactly this file system, and no mark of
+/// an unfinished mkfs is there. A random UUID of 128 bits, asked for by the volume's own id, is witness enough that
+/// the disk is the volume's and holds its data: nothing is decided here that could lead to a format.
+pub(super) fn carries(target: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+    let mut file = device::open(target, Open::Direct)?;
+    let size = device::size_of(&mut file, target)?;
+    let mut reader = DirectReader::new(file, size);
+    let Ok(view) = primary(&mut reader, size) else {
+        return Ok(false);
+    };
+    let ours = match known(&view).as_slice() {
+        [Signature::Known(found)] => found.fs == fs && found.uuid.as_ref() == Some(uuid),
+        _ => false,
+    };
+    Ok(ours && mark(&mut reader, size) == Ok(None))
+}
+
 /// The superblock alone, through the page cache: ext keeps the current one of a mounted file system there.
 pub(super) fn superblock(target: &BlockDevice) -> Result<Option<Superblock>, HostError> {
     let mut file = device::open(target, Open::Read)?;
     let size = device::size_of(&mut file, target)?;
-    let view = match hold(&mut file, size) {
+    let view = match primary(&mut file, size) {
         Ok(view) => view,
         Err(why) => {
             return Err(HostError::Io {
@@ -185,6 +204,16 @@ fn hold<R: Read + Seek>(reader: &mut R, size: u64) -> Result<View, String> {
         head: region(reader, 0, size.min(HEAD))?,
         tail: region(reader, tail_at, size - tail_at)?,
         tail_at,
+        size,
+    })
+}
+
+/// The part of the head that holds every primary superblock.
+fn primary<R: Read + Seek>(reader: &mut R, size: u64) -> Result<View, String> {
+    Ok(View {
+        head: region(reader, 0, size.min(PRIMARY))?,
+        tail: Vec::new(),
+        tail_at: size,
         size,
     })
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use additional_storage_csi::domain::capability::FsType;
 use additional_storage_csi::domain::device::{DevNo, ScsiAddress};
+use additional_storage_csi::domain::id::FsUuid;
 use additional_storage_csi::host::{
     BlockDevice, CheckOutcome, Content, DeviceFacts, Finding, FormatPlan, FsStats, Host, HostError,
     MountEntry, Usage,
@@ -204,6 +205,11 @@ impl Host for FakeHost {
 
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
         self.get().disk(device).map(|disk| disk.facts.clone())
+    }
+
+    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+        let uuid = Some(uuid.clone());
+        Ok(self.get().disk(device)?.content == Content::Known { fs, uuid })
     }
 
     fn probe(&self, device: &BlockDevice) -> Result<Content, HostError> {

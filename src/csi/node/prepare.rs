@@ -33,6 +33,12 @@ pub(super) fn content(
         expected,
         advice,
     };
+    // The usual case, after the first stage: spares reading the ends of the disk and asking blkid.
+    if let Some(expected) = &command.fs_uuid
+        && kernel.host.carries(device, fs, expected)?
+    {
+        return Ok(false);
+    }
     let ours = command.stamp();
     match kernel.host.probe(device)? {
         Content::Known { fs: found, uuid } if found == fs => {
