@@ -127,7 +127,7 @@ impl Lab {
             controller,
             driver,
             stop,
-            disks: AtomicU32::new(0),
+            disks: AtomicU32::new(1),
         })
     }
 

@@ -13,7 +13,7 @@ use additional_storage_csi::proto::csi::v1::identity_client::IdentityClient;
 use additional_storage_csi::proto::csi::v1::node_client::NodeClient;
 use anyhow::{Context as _, Result, bail, ensure};
 use hyper_util::rt::TokioIo;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
@@ -38,6 +38,8 @@ pub(crate) struct Machine {
     /// Changes with each boot.
     port: Arc<AtomicU16>,
     plugged: Mutex<Vec<String>>,
+    /// The emulated network loses connections when many are made at once.
+    scripts: Semaphore,
 }
 
 impl Machine {
@@ -59,6 +61,7 @@ impl Machine {
             vm: RwLock::new(vm),
             port,
             plugged: Mutex::default(),
+            scripts: Semaphore::new(4),
         };
         machine.install().await?;
         Ok(machine)
@@ -74,19 +77,18 @@ impl Machine {
 
     /// Runs a script that must succeed; its output, trimmed.
     pub(crate) async fn sh(&self, script: &str) -> Result<String> {
-        let out = self.vm.read().await.run(script, SCRIPT).await?;
+        let (code, text) = self.try_sh(script).await?;
         ensure!(
-            out.code == 0,
-            "{}: exit code {} of\n{script}\n{}",
-            self.name,
-            out.code,
-            out.text
+            code == 0,
+            "{}: exit code {code} of\n{script}\n{text}",
+            self.name
         );
-        Ok(out.text.trim().to_owned())
+        Ok(text.trim().to_owned())
     }
 
     /// Runs a script; exit code and output.
     pub(crate) async fn try_sh(&self, script: &str) -> Result<(i32, String)> {
+        let _place = self.scripts.acquire().await?;
         let out = self.vm.read().await.run(script, SCRIPT).await?;
         Ok((out.code, out.text))
     }
@@ -218,8 +220,8 @@ impl Machine {
 
     /// What the machine has to say after a failure.
     pub(crate) async fn tell(&self) -> String {
-        let script = "echo '-- plugin'; tail -n 25 /csi/log; echo '-- kernel'; dmesg | tail -n 15; \
-                      echo '-- disks'; ls -d /sys/bus/scsi/devices/*:*; ls /sys/block; echo '-- mounts'; grep -E 'sd|loop|kubelet' /proc/mounts";
+        let script = "echo '-- plugin'; tail -n 25 /csi/log | cut -d' ' -f2-; echo '-- kernel'; dmesg | tail -n 15; \
+                      echo '-- disks'; ls -d /sys/bus/scsi/devices/*:*; ls /sys/block | grep -v loop; echo '-- mounts'; grep -E 'sd|loop|kubelet' /proc/mounts";
         match self.try_sh(script).await {
             Ok((_, text)) => format!("---- {}\n{text}", self.name),
             Err(error) => format!(

@@ -16,9 +16,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod faults;
+mod identity;
 mod lab;
 mod life;
 mod machine;
+mod many;
+mod pulled;
 mod volume;
 
 use std::future::Future;
@@ -70,11 +74,37 @@ struct Group {
 
 /// The longest first: they fill the two places best.
 fn groups() -> Vec<Group> {
-    vec![Group {
-        name: "life",
-        spec: Spec::default(),
-        cases: life::CASES,
-    }]
+    let group = |name, spec, cases| Group { name, spec, cases };
+    let one = Spec::default;
+    vec![
+        group("life", one(), life::CASES),
+        group(
+            "faults",
+            Spec {
+                more_controllers: 1,
+                ..one()
+            },
+            faults::CASES,
+        ),
+        group("full", one(), many::FULL),
+        group("pulled", one(), pulled::CASES),
+        group(
+            "deaf",
+            Spec {
+                words: &["use_msg=0", "btrfs=0"],
+                ..one()
+            },
+            identity::CASES,
+        ),
+        group(
+            "two",
+            Spec {
+                more_vms: 1,
+                ..one()
+            },
+            many::TWO,
+        ),
+    ]
 }
 
 #[derive(Default)]

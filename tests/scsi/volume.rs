@@ -29,9 +29,12 @@ pub(crate) struct Volume {
     pub(crate) plug: Plug,
 }
 
-fn call<T>(message: T) -> Request<T> {
+/// Longer than any call that succeeds.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+fn call<T>(message: T, limit: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(Duration::from_secs(100));
+    request.set_timeout(limit);
     request
 }
 
@@ -97,6 +100,11 @@ impl Volume {
     }
 
     pub(crate) async fn stage(&self, on: &Machine) -> Result<(), Status> {
+        self.stage_within(on, PATIENCE).await
+    }
+
+    /// Stages a disk that will not appear: the driver waits for it as long as the caller does.
+    pub(crate) async fn stage_within(&self, on: &Machine, limit: Duration) -> Result<(), Status> {
         let request = NodeStageVolumeRequest {
             volume_id: self.id.clone(),
             publish_context: self.publish_context.clone(),
@@ -105,7 +113,10 @@ impl Volume {
             volume_context: self.volume_context.clone(),
             ..NodeStageVolumeRequest::default()
         };
-        on.node().client.node_stage_volume(call(request)).await?;
+        on.node()
+            .client
+            .node_stage_volume(call(request, limit))
+            .await?;
         Ok(())
     }
 
@@ -120,7 +131,10 @@ impl Volume {
             readonly: self.read_only,
             ..NodePublishVolumeRequest::default()
         };
-        on.node().client.node_publish_volume(call(request)).await?;
+        on.node()
+            .client
+            .node_publish_volume(call(request, PATIENCE))
+            .await?;
         Ok(())
     }
 
@@ -131,7 +145,7 @@ impl Volume {
         };
         on.node()
             .client
-            .node_unpublish_volume(call(request))
+            .node_unpublish_volume(call(request, PATIENCE))
             .await?;
         Ok(())
     }
@@ -141,7 +155,10 @@ impl Volume {
             volume_id: self.id.clone(),
             staging_target_path: self.staging(),
         };
-        on.node().client.node_unstage_volume(call(request)).await?;
+        on.node()
+            .client
+            .node_unstage_volume(call(request, PATIENCE))
+            .await?;
         Ok(())
     }
 
@@ -157,7 +174,10 @@ impl Volume {
             volume_capability: Some(self.capability()),
             ..NodeExpandVolumeRequest::default()
         };
-        on.node().client.node_expand_volume(call(request)).await?;
+        on.node()
+            .client
+            .node_expand_volume(call(request, PATIENCE))
+            .await?;
         Ok(())
     }
 
@@ -172,7 +192,7 @@ impl Volume {
         let answer = on
             .node()
             .client
-            .node_get_volume_health(call(request))
+            .node_get_volume_health(call(request, PATIENCE))
             .await?;
         Ok(vec![format!("{:?}", answer.into_inner())])
     }

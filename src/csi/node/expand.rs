@@ -14,7 +14,7 @@ use crate::host::{HostError, MountEntry};
 pub(super) fn expand(kernel: &Kernel, command: &Expand) -> Result<u64, NodeError> {
     let place = kernel.place(&command.disk, &command.path)?;
     let device = &place.device;
-    let actual = kernel.host.rescan(device)?;
+    let actual = kernel.look_anew(&command.disk, device)?;
     if actual < command.required {
         return Err(HostError::StillSmall {
             device: device.path.clone(),

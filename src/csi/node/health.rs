@@ -47,6 +47,17 @@ pub(super) fn volume(
             let devno = staged.device().map(|device| device.devno);
             let at = matches!(staged, Staged::Mount { .. }).then_some(path.as_path());
             look(kernel, devno, expected, at, &mut findings)?;
+            // What cannot be read anew is told by the other findings.
+            if let Some(device) = staged.device()
+                && let Err(error @ NodeError::WrongDisk { .. }) =
+                    kernel.look_anew(&command.disk, device)
+            {
+                findings.push(Finding {
+                    severity: Severity::Inaccessible,
+                    reason: WRONG_DEVICE,
+                    message: error.to_string(),
+                });
+            }
         }
     }
     if let Some(path) = &command.target

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::NodeConfig;
-use super::error::NodeError;
+use super::error::{Advice, NodeError};
 use super::records::{Record, Records};
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
@@ -107,7 +107,10 @@ impl Kernel {
         }
         let node = block_node(staging, disk);
         if let Some(entry) = self.host.mount_at(&node)? {
-            let device = self.by_number(self.host.block_node_at(&node)?)?;
+            let device = match self.by_number(self.host.block_node_at(&node)?)? {
+                Some(device) if self.reused(disk, &entry, &device)? => None,
+                device => device,
+            };
             return Ok(Staged::Block {
                 node,
                 entry,
@@ -115,6 +118,25 @@ impl Kernel {
             });
         }
         Ok(Staged::Nothing)
+    }
+
+    /// Whether a bound node's number belongs to another disk by now. Nothing keeps the number of a pulled disk from
+    /// being given to the next one as long as nobody has the node open; a mounted file system would.
+    fn reused(
+        &self,
+        disk: &DiskName,
+        entry: &MountEntry,
+        device: &BlockDevice,
+    ) -> Result<bool, NodeError> {
+        // devtmpfs removes a node with its device, and mountinfo tells.
+        if entry.root.to_string_lossy().ends_with("//deleted") {
+            return Ok(true);
+        }
+        let Some(record) = self.current_record(disk)? else {
+            return Ok(false);
+        };
+        let in_slot = self.host.device_at(record.address())?;
+        Ok(in_slot.is_none_or(|there| there.devno != device.devno))
     }
 
     /// Where else the staged volume is mounted or bound: its publish targets. Sub-path mounts of the kubelet have
@@ -174,6 +196,30 @@ impl Kernel {
             )));
         }
         Ok((staged, device))
+    }
+
+    /// Reads the identity and size of a staged device anew; its size in bytes. A hot-plug message may get lost: the
+    /// disk behind an address is then another one, under a file system that the kernel still has in its memory.
+    pub(crate) fn look_anew(
+        &self,
+        disk: &DiskName,
+        device: &BlockDevice,
+    ) -> Result<u64, NodeError> {
+        let size = self.host.rescan(device)?;
+        let Some(record) = self.current_record(disk)? else {
+            return Ok(size);
+        };
+        let now = self.host.inspect(device)?.serial;
+        match (&record.serial, &now) {
+            (Some(then), Some(now)) if then != now => Err(NodeError::WrongDisk {
+                device: device.path.clone(),
+                volume: disk.to_string(),
+                expected: format!("serial number {then}"),
+                found: format!("serial number {now} under a mount that is in use"),
+                advice: Advice::StopPods,
+            }),
+            _ => Ok(size),
+        }
     }
 
     /// The record of a volume, if it speaks of the running boot.

@@ -11,6 +11,7 @@ use crate::host::{BlockDevice, MountEntry};
 
 pub(super) fn publish(kernel: &Kernel, command: &Publish) -> Result<(), NodeError> {
     let (staged, device) = kernel.staged_device(&command.disk, &command.staging, command.at)?;
+    kernel.look_anew(&command.disk, &device)?;
     match (&command.capability.access, &staged) {
         (Access::Mount { .. }, Staged::Mount { entry, .. }) => {
             publish_mount(kernel, command, &staged, entry, &device)

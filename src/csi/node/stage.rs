@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::command::Stage;
-use super::error::{Advice, NodeError};
+use super::error::NodeError;
 use super::kernel::{Kernel, Staged, block_node, is_file_system};
 use super::prepare;
 use super::records::Record;
@@ -93,7 +93,7 @@ fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
         });
     }
     compatible(command, &staged)?;
-    same_serial(kernel, command, device)?;
+    kernel.look_anew(&command.disk, device)?;
     Ok(true)
 }
 
@@ -119,24 +119,6 @@ fn compatible(command: &Stage, staged: &Staged) -> Result<(), NodeError> {
         found,
         asked,
     })
-}
-
-/// A disk that changed its identity under a live mount (a lost hot-plug event) is told, not used.
-fn same_serial(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
-    let Some(record) = kernel.current_record(&command.disk)? else {
-        return Ok(());
-    };
-    let now = kernel.host.inspect(device)?.serial;
-    match (&record.serial, &now) {
-        (Some(then), Some(now)) if then != now => Err(NodeError::WrongDisk {
-            device: device.path.clone(),
-            volume: command.disk.to_string(),
-            expected: format!("serial number {then}"),
-            found: format!("serial number {now} under a mount that is in use"),
-            advice: Advice::StopPods,
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// The disk is writable as asked, large enough, and nobody else's.

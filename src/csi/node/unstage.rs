@@ -72,16 +72,14 @@ fn left_over(
         return Ok(None);
     };
     let same_boot = kernel.records.current(record);
-    if same_boot && device.devno != record.devno() {
-        return Ok(None);
-    }
     if kernel.other_owner(disk, device.devno)?.is_some() {
         return Ok(None);
     }
     let serial = kernel.host.inspect(&device)?.serial;
     let proved = match (&record.serial, &serial) {
+        // Pulled and plugged again, it is still the volume's.
         (Some(then), Some(now)) => then == now,
-        _ if same_boot => true,
+        _ if same_boot => device.devno == record.devno(),
         // Without serial numbers only the stamp on the disk can tell after a reboot.
         _ => matches!(
             kernel.host.probe(&device)?,
