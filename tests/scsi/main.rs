@@ -22,6 +22,7 @@ mod lab;
 mod life;
 mod machine;
 mod many;
+mod power;
 mod pulled;
 mod volume;
 
@@ -86,6 +87,7 @@ fn groups() -> Vec<Group> {
             },
             faults::CASES,
         ),
+        group("power", one(), power::CASES),
         group("full", one(), many::FULL),
         group("pulled", one(), pulled::CASES),
         group(
