@@ -39,11 +39,11 @@ else
   left_out+=("csi-sanity: Go is missing")
 fi
 if ! python3 -c 'import yaml' 2>/dev/null; then
-  left_out+=("manifests and chart: PyYAML is missing")
+  left_out+=("manifests, chart and documentation: PyYAML is missing")
 elif ! scripts/kube-clients.sh >/dev/null; then
-  left_out+=("manifests and chart: kubectl and helm cannot be had")
+  left_out+=("manifests, chart and documentation: kubectl and helm cannot be had")
 else
-  suite deploy python3 tests/deploy/test_deploy.py
+  suite deploy python3 -m unittest discover -s tests/deploy
 fi
 if [ "$(id -u)" != 0 ] || [ ! -e /dev/loop-control ]; then
   left_out+=("tests on real disks (loop_host, loop_node, csi-sanity with mounts): they need root and loop devices")
