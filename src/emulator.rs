@@ -9,7 +9,7 @@
 //!
 //! The wire is the real one: signature version 2, XML, asynchronous states, 14 slots, steps of 100 GB, errors with
 //! status 500. Where no source tells what the real cloud does, the choice is marked "invented" in `actions` and
-//! `state`; the driver never depends on such a code.
+//! `state`, and where it can matter there is a switch ([`Switches`]); the driver never depends on such a code.
 
 mod actions;
 mod admin;
@@ -25,7 +25,6 @@ mod state;
 mod store;
 mod xml;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,10 +33,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use backend::BackendError;
-pub use config::{BackendKind, Config, ConfigError, Latency, RateLimit, Switches, VmConfig};
+pub use config::{
+    BackendKind, Config, ConfigError, Latency, RateLimit, Switches, ThrottleAnswer, VmConfig,
+};
 pub use control::Control;
 pub use core::Event;
-pub use faults::{Effect, HeldCall, Rule};
+pub use faults::{Effect, HeldCall, Rule, RuleInForce};
 pub use state::{AttachmentRecord, Change, DiskRecord, Refusal, State, VmRecord};
 
 use self::core::Core;
@@ -62,13 +63,14 @@ pub enum EmulatorError {
     Backend(#[from] BackendError),
 }
 
-/// A running emulator. [`Emulator::shutdown`] ends it; dropping it stops serving but leaves devices behind.
+/// A running emulator. [`Emulator::shutdown`] ends it; dropping it does the same without waiting for what runs.
 #[derive(Debug)]
 pub struct Emulator {
     control: Arc<Control>,
     api: SocketAddr,
     admin: SocketAddr,
     stop: CancellationToken,
+    closed: bool,
 }
 
 impl Emulator {
@@ -83,14 +85,14 @@ impl Emulator {
                 let (store, kept) = Store::open(dir)?;
                 (Some(store), kept)
             }
-            None => (None, None),
+            None => (None, State::default()),
         };
-        let state = with_vms(kept.unwrap_or_default(), &config);
+        let state = with_vms(kept, &config);
         let backend = backend::open(&config)?;
         let (api, api_listener) = listen(config.listen).await?;
         let (admin, admin_listener) = listen(config.admin_listen).await?;
         let core = Arc::new(Core::new(config, state, backend, store));
-        core.save(&core.live().state);
+        core.save(&mut core.live().state);
         core.resume().await?;
         let control = Arc::new(Control::new(Arc::clone(&core)));
         let stop = CancellationToken::new();
@@ -108,6 +110,7 @@ impl Emulator {
             api,
             admin,
             stop,
+            closed: false,
         })
     }
 
@@ -130,15 +133,20 @@ impl Emulator {
     }
 
     /// Stops serving, lets go of devices and writes the state. Changes in flight go on after the next start.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.stop.cancel();
         self.control.close().await;
+        self.closed = true;
     }
 }
 
 impl Drop for Emulator {
     fn drop(&mut self) {
         self.stop.cancel();
+        if !self.closed {
+            // A test that failed must not leave devices behind.
+            self.control.release_all();
+        }
     }
 }
 
@@ -151,22 +159,12 @@ async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), Emulat
     Ok((listener.local_addr().map_err(failed)?, listener))
 }
 
-/// Adds the configured VMs that the state does not have yet.
+/// Adds the configured VMs that the books do not have, unless they were deleted or renamed in an earlier run.
 fn with_vms(mut state: State, config: &Config) -> State {
     for vm in &config.vms {
-        if state.vms.contains_key(&vm.name) {
-            continue;
+        if !state.vms.contains_key(&vm.name) && !state.retired.contains(&vm.name) {
+            state.insert_vm(&vm.name, &vm.zone, &vm.state);
         }
-        let unique_id = state.unique_id("i");
-        let record = VmRecord {
-            name: vm.name.clone(),
-            unique_id,
-            zone: vm.zone.clone(),
-            state: vm.state.clone(),
-            slots: BTreeMap::new(),
-            busy: std::collections::BTreeSet::new(),
-        };
-        state.vms.insert(vm.name.clone(), record);
     }
     state
 }

@@ -1,9 +1,15 @@
 //! The API's actions on the books: check, change, answer. "invented" marks codes that no source tells.
 
+mod describe;
+
 use super::config::Switches;
 use super::sign::Params;
 use super::state::{Change, DiskRecord, Refusal, State, VmRecord, duplicate};
 use super::xml::Xml;
+use describe::{
+    describe_instance_attribute, describe_instances, describe_regions, describe_resources,
+    describe_volumes, describe_zones,
+};
 
 /// Known disk types: request code and the name in answers.
 const TYPES: [(&str, &str); 8] = [
@@ -33,6 +39,7 @@ pub(super) struct Call<'a> {
     pub(super) params: &'a Params,
     pub(super) switches: &'a Switches,
     pub(super) region: &'a str,
+    /// Zones that need no VM to exist.
     pub(super) zones: &'a [String],
     /// Now, as answers write it.
     pub(super) now: &'a str,
@@ -70,8 +77,8 @@ pub(super) fn perform(state: &mut State, action: &str, call: &Call<'_>) -> Resul
         "DescribeVolumes" => describe_volumes(state, call),
         "DescribeInstances" => describe_instances(state, call),
         "DescribeInstanceAttribute" => describe_instance_attribute(state, call),
-        "DescribeAvailabilityZones" => Ok(describe_zones(call)),
-        "DescribeRegions" => Ok(describe_regions(call)),
+        "DescribeAvailabilityZones" => describe_zones(state, call),
+        "DescribeRegions" => describe_regions(call),
         "DescribeResources" => Ok(describe_resources(state)),
         _ => Err(Refusal::new(
             "Client.InvalidParameterNotFound.Action", // invented
@@ -116,10 +123,10 @@ fn is_name(text: &str, max: usize) -> bool {
     (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-fn size_of(text: &str) -> Option<u32> {
+fn size_of(text: &str, short: bool) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     match number {
-        1..=40 => Some(number * 100),
+        1..=40 if short => Some(number * 100),
         100..=MAX_SIZE if number.is_multiple_of(100) => Some(number),
         _ => None,
     }
@@ -142,8 +149,8 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         (None, None) => call.require("InstanceId")?.to_owned(),
     };
     let size = call.require("Size")?;
-    let size =
-        size_of(size).ok_or_else(|| invalid("Size", format!("The size '{size}' is invalid.")))?;
+    let size = size_of(size, call.switches.short_sizes)
+        .ok_or_else(|| invalid("Size", format!("The size '{size}' is invalid.")))?;
     let code = call.get("DiskType").unwrap_or("6");
     let disk_type = TYPES
         .iter()
@@ -164,7 +171,8 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
                 format!("The name '{name}' is invalid."),
             ));
         }
-        None => state.unique_id("v").replace('-', ""),
+        // Eight letters and digits, as the manual says.
+        None => state.unique_id("").replace('-', ""),
     };
     if state.disks.contains_key(&name) {
         return Err(duplicate(&name));
@@ -186,9 +194,9 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         attachment: None,
         change: None,
     };
-    state.disks.insert(name.clone(), record);
+    state.insert_disk(record);
     if let Err(refusal) = state.begin_attach(&name, &vm, call.now, Change::Create) {
-        state.disks.remove(&name);
+        state.remove_disk(&name);
         return Err(refusal);
     }
     let disk = state.disk(&name)?;
@@ -260,7 +268,14 @@ fn attach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let (name, vm) = (call.require("VolumeId")?, call.require("InstanceId")?);
     let disk = state.disk_ready(name)?;
     let zone = disk.zone.clone();
-    if disk.attachment.is_some() {
+    if let Some(at) = &disk.attachment {
+        if call.switches.own_code_attached_elsewhere && at.vm != vm {
+            // invented
+            return Err(Refusal::new(
+                "Client.Inoperable.Volume.InUse",
+                format!("The volume '{name}' is attached to another instance."),
+            ));
+        }
         // The same code for this and for another VM: the harder reading.
         return Err(Refusal::new(
             "Server.Inoperable.Volume.AlreadyAttached",
@@ -300,7 +315,10 @@ fn detach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         return Err(detached());
     }
     let vm = state.vm_ready(&holder, call.switches.processing_while_busy)?;
-    if vm.state == "running" && call.get("Agreement") != Some("true") {
+    if call.switches.agreement_required
+        && vm.state == "running"
+        && call.get("Agreement") != Some("true")
+    {
         // invented
         return Err(Refusal::new(
             "Client.Inoperable.Instance.Running",
@@ -350,13 +368,13 @@ fn modify(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     match attribute {
         "accountingType" => {
             let value = accounting(value)?.to_owned();
-            if let Some(disk) = state.disks.get_mut(name) {
+            if let Some(disk) = state.disk_mut(name) {
                 disk.next_accounting = value;
             }
         }
         "description" => {
             let value = description(value)?;
-            if let Some(disk) = state.disks.get_mut(name) {
+            if let Some(disk) = state.disk_mut(name) {
                 disk.description = value;
             }
         }
@@ -372,181 +390,4 @@ fn modify(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let mut xml = Xml::default();
     xml.leaf("return", "true");
     Ok(Done::answer(xml))
-}
-
-fn describe_volumes(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
-    let names = call.list("VolumeId");
-    let disks: Vec<&DiskRecord> = if names.is_empty() {
-        state.disks.values().collect()
-    } else {
-        // One unknown name fails the whole call.
-        names
-            .into_iter()
-            .map(|name| state.disk(name))
-            .collect::<Result<_, _>>()?
-    };
-    let mut xml = Xml::default();
-    xml.list("volumeSet", disks, |xml, disk| {
-        xml.leaf("volumeId", &disk.name)
-            .leaf("volumeUniqueId", &disk.unique_id)
-            .leaf("size", &disk.size.to_string())
-            .leaf("diskType", &disk.disk_type)
-            .leaf("snapshotId", "")
-            .leaf("availabilityZone", &disk.zone)
-            .leaf("accountingType", &disk.accounting)
-            .leaf("nextMonthAccountingType", &disk.next_accounting)
-            .leaf("status", disk.status())
-            .leaf("createTime", &disk.created)
-            .list("attachmentSet", &disk.attachment, |xml, at| {
-                let unique_id = state.vms.get(&at.vm).map_or("", |vm| vm.unique_id.as_str());
-                xml.leaf("volumeId", &disk.name)
-                    .leaf("volumeUniqueId", &disk.unique_id)
-                    .leaf("instanceId", &at.vm)
-                    .leaf("instanceUniqueId", unique_id)
-                    .leaf("device", "")
-                    .leaf("status", disk.attachment_status())
-                    .leaf("attachTime", &at.since)
-                    .leaf("deleteOnTermination", "false");
-            })
-            .leaf("description", &disk.description)
-            // Nobody may stumble over an element that is new to them.
-            .leaf("emulatorExtra", "");
-    });
-    Ok(Done::answer(xml))
-}
-
-fn state_code(name: &str) -> &'static str {
-    match name {
-        "pending" => "0",
-        "running" => "16",
-        "terminated" => "48",
-        "stopped" => "80",
-        "waiting" => "112",
-        _ => "128",
-    }
-}
-
-fn mapping(xml: &mut Xml, state: &State, vm: &VmRecord, with_device: bool) {
-    xml.list("blockDeviceMapping", &vm.slots, |xml, (target, name)| {
-        if with_device {
-            xml.leaf("deviceName", &format!("SCSI (0:{target})"));
-        }
-        let disk = state.disks.get(name);
-        xml.node("ebs", |xml| {
-            xml.leaf("volumeId", name)
-                .leaf(
-                    "volumeUniqueId",
-                    disk.map_or("", |disk| disk.unique_id.as_str()),
-                )
-                .leaf(
-                    "status",
-                    disk.map_or("attached", DiskRecord::attachment_status),
-                )
-                .leaf(
-                    "attachTime",
-                    disk.and_then(|d| d.attachment.as_ref())
-                        .map_or("", |at| at.since.as_str()),
-                )
-                .leaf("deleteOnTermination", "false");
-        });
-    });
-}
-
-fn describe_instances(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
-    let names = call.list("InstanceId");
-    let vms: Vec<&VmRecord> = if names.is_empty() {
-        state.vms.values().collect()
-    } else {
-        names
-            .into_iter()
-            .map(|name| state.vm(name))
-            .collect::<Result<_, _>>()?
-    };
-    let mut xml = Xml::default();
-    xml.list("reservationSet", vms, |xml, vm| {
-        xml.leaf("reservationId", "")
-            .leaf("ownerId", "")
-            .node("groupSet", |_| ());
-        xml.list("instancesSet", [vm], |xml, vm| {
-            xml.leaf("instanceId", &vm.name)
-                .leaf("instanceUniqueId", &vm.unique_id);
-            xml.leaf("imageId", "Debian 12");
-            xml.node("instanceState", |xml| {
-                xml.leaf("code", state_code(&vm.state))
-                    .leaf("name", &vm.state);
-            });
-            xml.leaf("reason", "").leaf("instanceType", "e-medium");
-            xml.node("placement", |xml| {
-                xml.leaf("availabilityZone", &vm.zone);
-            });
-            // The device names are left out here, as the real API does.
-            mapping(xml, state, vm, false);
-            // Capitalised on the wire, unlike everywhere else.
-            xml.leaf("AccountingType", "2")
-                .leaf("NextMonthAccountingType", "2");
-            xml.leaf("description", "");
-        });
-    });
-    Ok(Done::answer(xml))
-}
-
-fn describe_instance_attribute(state: &State, call: &Call<'_>) -> Result<Done, Refusal> {
-    let (name, attribute) = (call.require("InstanceId")?, call.require("Attribute")?);
-    let vm = state.vm(name)?;
-    let mut xml = Xml::default();
-    xml.leaf("instanceId", &vm.name)
-        .leaf("instanceUniqueId", &vm.unique_id);
-    match attribute {
-        "blockDeviceMapping" => mapping(&mut xml, state, vm, true),
-        "accountingType" | "nextMonthAccountingType" | "description" | "instanceType" => {
-            xml.node(attribute, |xml| {
-                xml.leaf("value", "");
-            });
-        }
-        other => {
-            return Err(invalid(
-                "Attribute",
-                format!("The attribute '{other}' is invalid."),
-            ));
-        }
-    }
-    Ok(Done::answer(xml))
-}
-
-fn describe_zones(call: &Call<'_>) -> Done {
-    let mut xml = Xml::default();
-    xml.list("availabilityZoneInfo", call.zones, |xml, zone| {
-        xml.leaf("zoneName", zone)
-            .leaf("zoneState", "available")
-            .leaf("regionName", call.region)
-            .node("messageSet", |_| ())
-            .leaf("securityGroupSupported", "true")
-            .leaf("isDefault", "false");
-    });
-    Done::answer(xml)
-}
-
-fn describe_regions(call: &Call<'_>) -> Done {
-    let mut xml = Xml::default();
-    xml.list("regionInfo", [call.region], |xml, region| {
-        xml.leaf("regionName", region)
-            .leaf(
-                "regionEndpoint",
-                &format!("jp-{region}.computing.api.nifcloud.com"),
-            )
-            .node("messageSet", |_| ())
-            .leaf("isDefault", "true");
-    });
-    Done::answer(xml)
-}
-
-fn describe_resources(state: &State) -> Done {
-    let total: u64 = state.disks.values().map(|disk| u64::from(disk.size)).sum();
-    let mut xml = Xml::default();
-    xml.node("resourceInfo", |xml| {
-        xml.leaf("instanceItemSet", "")
-            .leaf("addDiskCount", &state.disks.len().to_string())
-            .leaf("addDiskTotalSize", &total.to_string());
-    });
-    Done::answer(xml)
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Control;
-use super::config::{Latency, RateLimit, Switches};
+use super::config::{Latency, RateLimit, Switches, is_vm_name};
 use super::faults::Rule;
 use super::state::{DiskRecord, Refusal};
 
@@ -34,7 +34,13 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/latency", put(set_latency))
         .route("/rate-limit", put(set_rate_limit))
         .route("/switches", put(set_switches))
-        .route("/faults", post(add_fault).delete(clear_faults))
+        .route(
+            "/faults",
+            get(async |Shared(c): Shared<Arc<Control>>| Json(c.faults()))
+                .post(add_fault)
+                .delete(clear_faults),
+        )
+        .route("/faults/seed", put(seed_faults))
         .route("/faults/{id}", delete(remove_fault))
         .route(
             "/held",
@@ -47,14 +53,20 @@ pub(super) fn router(control: Arc<Control>) -> Router {
 }
 
 async fn help() -> &'static str {
-    "GET /state /history /calls /held\n\
-     PUT /latency {create,attach,detach,extend,delete,reply: ms}\n\
-     PUT /rate-limit {per_second,burst} or null\n\
-     PUT /switches {error_status,clock_skew_seconds,timestamp_required,processing_while_busy}\n\
-     POST /faults {action?,mutating?,disk?,vm?,skip?,count?,probability?,effect}; DELETE /faults[/ID]\n\
-     POST /held/ID/release|drop\n\
-     POST /vms/NAME/start|stop|delete, /vms/NAME/rename {to}\n\
-     POST /disks {a disk as /state shows it}\n"
+    "GET    /state /history /calls /held /faults\n\
+     PUT    /latency      \"fast\", \"realistic\" or {create,attach,detach,extend,delete,modify,describe,reply: ms}\n\
+     PUT    /rate-limit   {per_second,burst} or null\n\
+     PUT    /switches     {error_status,auth_status,clock_skew_seconds,timestamp_required,processing_while_busy,\n\
+     \x20                    agreement_required,unknown_fails_batch,own_code_attached_elsewhere,short_sizes,\n\
+     \x20                    disks_die_with_vm,throttle: error|too_many_requests|gateway}; left out = default\n\
+     POST   /faults       {action?,mutating?,disk?,vm?,skip?,count?,probability?,effect}\n\
+     \x20                    effect: throttle, refuse {code}, status {status,code?}, internal_error_before|after,\n\
+     \x20                    gateway_before|after {status}, drop_before|after, delay {ms}, hold_before|after, stuck {ms}\n\
+     DELETE /faults, /faults/ID\n\
+     PUT    /faults/seed  a number: the same draws again\n\
+     POST   /held/ID/release, /held/ID/drop\n\
+     POST   /vms/NAME/start, stop, delete, rename {to}, add {zone}\n\
+     POST   /disks        a disk as /state shows it\n"
 }
 
 fn outcome(result: Result<(), Refusal>) -> Response {
@@ -86,17 +98,23 @@ async fn set_latency(
 async fn set_rate_limit(
     Shared(control): Shared<Arc<Control>>,
     Json(limit): Json<Option<RateLimit>>,
-) -> StatusCode {
+) -> Response {
+    if let Some(Err(error)) = limit.map(|limit| limit.check()) {
+        return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+    }
     control.set_rate_limit(limit);
-    StatusCode::NO_CONTENT
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn set_switches(
     Shared(control): Shared<Arc<Control>>,
     Json(switches): Json<Switches>,
-) -> StatusCode {
+) -> Response {
+    if let Err(error) = switches.check() {
+        return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+    }
     control.set_switches(switches);
-    StatusCode::NO_CONTENT
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn add_fault(
@@ -104,6 +122,11 @@ async fn add_fault(
     Json(rule): Json<Rule>,
 ) -> impl IntoResponse {
     Json(json!({ "id": control.add_fault(rule) }))
+}
+
+async fn seed_faults(Shared(control): Shared<Arc<Control>>, Json(seed): Json<u64>) -> StatusCode {
+    control.seed_faults(seed);
+    StatusCode::NO_CONTENT
 }
 
 async fn clear_faults(Shared(control): Shared<Arc<Control>>) -> StatusCode {
@@ -127,20 +150,25 @@ async fn decide(
 }
 
 #[derive(Debug, Deserialize)]
-struct Rename {
+#[serde(deny_unknown_fields)]
+struct VmBody {
+    #[serde(default)]
     to: String,
+    #[serde(default)]
+    zone: String,
 }
 
 async fn change_vm(
     Shared(control): Shared<Arc<Control>>,
     Path((name, verb)): Path<(String, String)>,
-    body: Option<Json<Rename>>,
+    body: Option<Json<VmBody>>,
 ) -> Response {
     outcome(match (verb.as_str(), body) {
         ("start", _) => control.set_vm_state(&name, "running"),
         ("stop", _) => control.set_vm_state(&name, "stopped"),
         ("delete", _) => control.delete_vm(&name),
-        ("rename", Some(Json(rename))) => control.rename_vm(&name, &rename.to),
+        ("rename", Some(Json(body))) if is_vm_name(&body.to) => control.rename_vm(&name, &body.to),
+        ("add", Some(Json(body))) if !body.zone.is_empty() => control.try_add_vm(&name, &body.zone),
         _ => return StatusCode::BAD_REQUEST.into_response(),
     })
 }

@@ -23,8 +23,14 @@ pub(super) trait Backend: Send + Sync + std::fmt::Debug {
     async fn extend(&self, disk: &DiskRecord, gib: u32) -> Result<(), BackendError>;
     /// Removes the image.
     async fn delete(&self, disk: &DiskRecord) -> Result<(), BackendError>;
+    /// After a start, before disks are plugged again: removes what an emulator that was killed left behind.
+    async fn restore(&self, _disks: &[DiskRecord]) -> Result<(), BackendError> {
+        Ok(())
+    }
+    /// A VM has another name now.
+    fn rename_vm(&self, _from: &str, _to: &str) {}
     /// Lets go of devices when the emulator stops; images stay.
-    async fn close(&self);
+    fn release(&self) {}
 }
 
 /// Why the disk behind the books failed.
@@ -62,7 +68,6 @@ impl Backend for Nothing {
     async fn delete(&self, _: &DiskRecord) -> Result<(), BackendError> {
         Ok(())
     }
-    async fn close(&self) {}
 }
 
 /// The backend that a checked configuration names.

@@ -7,6 +7,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod file;
+mod switches;
+
+pub use switches::{Switches, ThrottleAnswer};
+
 /// Everything an emulator is started with. Read from TOML by [`Config::from_toml`]; unknown keys are errors.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,24 +44,17 @@ pub struct Config {
     pub switches: Switches,
 }
 
-/// A VM.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// A VM. In a file: a table, or `"NAME:ZONE"` for a running one.
+#[derive(Debug, Clone, Serialize)]
 pub struct VmConfig {
     /// `InstanceId`.
     pub name: String,
     /// Zone.
     pub zone: String,
     /// `running` or `stopped`.
-    #[serde(default = "running")]
     pub state: String,
     /// QEMU's control socket (`qmp` backend).
-    #[serde(default)]
     pub qmp: Option<PathBuf>,
-}
-
-fn running() -> String {
-    "running".to_owned()
 }
 
 /// What stands behind a disk.
@@ -71,9 +69,8 @@ pub enum BackendKind {
     Qmp,
 }
 
-/// Milliseconds from an accepted call to its completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+/// Milliseconds from an accepted call to its completion. In a file: a table, or `"fast"` or `"realistic"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Latency {
     /// CreateVolume until attached.
     pub create: u64,
@@ -85,6 +82,10 @@ pub struct Latency {
     pub extend: u64,
     /// DeleteVolume until not found.
     pub delete: u64,
+    /// The answer of ModifyVolumeAttribute, which is complete with it.
+    pub modify: u64,
+    /// The answer of a call that changes nothing, on top of `reply`.
+    pub describe: u64,
     /// The answer itself of any call.
     pub reply: u64,
 }
@@ -97,6 +98,8 @@ impl Latency {
         detach: 30,
         extend: 30,
         delete: 20,
+        modify: 0,
+        describe: 0,
         reply: 0,
     };
     /// As the real cloud is believed to be (the vendor's driver waits up to a minute for each).
@@ -106,6 +109,8 @@ impl Latency {
         detach: 5_000,
         extend: 8_000,
         delete: 3_000,
+        modify: 200,
+        describe: 0,
         reply: 100,
     };
 }
@@ -126,28 +131,19 @@ pub struct RateLimit {
     pub burst: f64,
 }
 
-/// Choices where no source tells what the real cloud does. The defaults are the likelier or the harder ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Switches {
-    /// HTTP status of error answers.
-    pub error_status: u16,
-    /// Refuse timestamps further away than this many seconds; 0 switches the check off.
-    pub clock_skew_seconds: u64,
-    /// Refuse requests without a timestamp.
-    pub timestamp_required: bool,
-    /// Answer `Server.ResourceIncorrectState.Instance.Processing` while a VM has an operation in flight.
-    pub processing_while_busy: bool,
-}
-
-impl Default for Switches {
-    fn default() -> Self {
-        Self {
-            error_status: 500,
-            clock_skew_seconds: 0,
-            timestamp_required: true,
-            processing_while_busy: true,
+impl RateLimit {
+    /// Checks that calls can pass at all.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let fits = |value: f64, least: f64| value.is_finite() && value >= least;
+        if fits(self.per_second, f64::MIN_POSITIVE) && fits(self.burst, 1.0) {
+            return Ok(());
         }
+        Err(ConfigError::Value(
+            "rate_limit: per_second must be above 0 and burst at least 1".to_owned(),
+        ))
     }
 }
 
@@ -200,7 +196,7 @@ impl Config {
         self.vms.push(VmConfig {
             name: name.to_owned(),
             zone: zone.to_owned(),
-            state: running(),
+            state: file::running(),
             qmp: None,
         });
         self
@@ -225,6 +221,7 @@ impl Config {
     /// [`ConfigError::Value`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |message: String| Err(ConfigError::Value(message));
+        self.switches.check()?;
         for address in [self.listen, self.admin_listen] {
             if !address.ip().is_loopback() && !self.allow_non_loopback {
                 return bad(format!(
@@ -234,6 +231,12 @@ impl Config {
         }
         let mut names = std::collections::BTreeSet::new();
         for vm in &self.vms {
+            if !is_vm_name(&vm.name) {
+                return bad(format!(
+                    "VM {:?}: a name is 1 to 63 letters, digits, '-' or '.'",
+                    vm.name
+                ));
+            }
             if !names.insert(&vm.name) {
                 return bad(format!("VM {} is listed twice", vm.name));
             }
@@ -247,6 +250,9 @@ impl Config {
                 ));
             }
         }
+        if let Some(limit) = self.rate_limit {
+            limit.check()?;
+        }
         if self.backend != BackendKind::None && self.data_dir.is_none() {
             return bad("this backend needs data_dir, where the disks' images are kept".to_owned());
         }
@@ -257,5 +263,63 @@ impl Config {
             return bad("no access key: set [keys] to ID = \"SECRET\"".to_owned());
         }
         Ok(())
+    }
+}
+
+/// Whether a VM may be called so. The API allows 15 letters and digits only; names of Kubernetes nodes in a laptop's
+/// cluster (`kind-worker2`) are accepted as well. The name becomes a directory, so it must not be able to leave one.
+pub(super) fn is_vm_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && !name.starts_with('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_name_a_profile_and_list_vms_in_one_word_each() {
+        let config = Config::from_toml(
+            r#"
+            latency = "realistic"
+            vms = ["node1:east-11", { name = "node2", zone = "east-12", state = "stopped" }]
+            [switches]
+            throttle = "too_many_requests"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.latency, Latency::REALISTIC);
+        assert_eq!(config.vms[0].zone, "east-11");
+        assert_eq!(config.vms[1].state, "stopped");
+        assert_eq!(config.switches.throttle, ThrottleAnswer::TooManyRequests);
+        let some = Config::from_toml("[latency]\ncreate = 7").unwrap().latency;
+        assert_eq!((some.create, some.attach), (7, Latency::FAST.attach));
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_refused_by_naming_the_right_ones() {
+        let cases = [
+            ("vm = []", "expected one of"),
+            ("[latency]\ncraete = 1", "`create`"),
+            ("latency = \"slow\"", "`fast` or `realistic`"),
+            ("vms = [\"node1\"]", "NAME:ZONE"),
+            ("vms = [{ nmae = \"a\", zone = \"z\" }]", "`name`"),
+            ("vms = [\"a:z\", \"a:z\"]", "listed twice"),
+            ("vms = [\"../up:z\"]", "letters, digits"),
+            ("backend = \"loop\"", "data_dir"),
+            ("backend = \"disk\"", "`none`"),
+            ("listen = \"0.0.0.0:80\"", "allow_non_loopback"),
+            ("[rate_limit]\nper_second = 0.0\nburst = 1.0", "above 0"),
+            ("[switches]\nerror_code = 1", "`error_status`"),
+            ("[switches]\nerror_status = 200", "400 to 599"),
+            ("[keys]", "no access key"),
+        ];
+        for (text, expected) in cases {
+            let error = Config::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 }

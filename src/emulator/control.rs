@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::config::is_vm_name;
 use super::config::{Latency, RateLimit, Switches};
 use super::core::{Core, Event};
-use super::faults::{Decision, HeldCall, Rule};
+use super::faults::{Decision, HeldCall, Rule, RuleInForce};
 use super::state::{Change, DiskRecord, Refusal, State};
 
 /// Handle to a running emulator's inside.
@@ -64,7 +65,9 @@ impl Control {
 
     /// Sets or removes the limit on calls.
     pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
-        self.core.live().rate_limit = limit;
+        let mut live = self.core.live();
+        live.rate_limit = limit;
+        live.refill();
     }
 
     /// Sets the behaviour where the real cloud's is unknown.
@@ -75,6 +78,12 @@ impl Control {
     /// Adds a fault; rules are tried in the order in which they were added.
     pub fn add_fault(&self, rule: Rule) -> u64 {
         self.core.live().faults.add(rule)
+    }
+
+    /// The rules in force.
+    #[must_use]
+    pub fn faults(&self) -> Vec<RuleInForce> {
+        self.core.live().faults.list()
     }
 
     /// Removes a fault.
@@ -129,19 +138,19 @@ impl Control {
     pub fn set_vm_state(&self, name: &str, state: &str) -> Result<(), Refusal> {
         self.change(|books| {
             books.vm(name)?;
-            if let Some(vm) = books.vms.get_mut(name) {
+            if let Some(vm) = books.vm_mut(name) {
                 state.clone_into(&mut vm.state);
             }
             Ok(())
         })
     }
 
-    /// Deletes a VM; its disks are available afterwards.
+    /// Deletes a VM; its disks are available afterwards, unless [`Switches::disks_die_with_vm`].
     ///
     /// # Errors
     /// A [`Refusal`] when there is no such VM.
     pub fn delete_vm(&self, name: &str) -> Result<(), Refusal> {
-        self.change(|books| books.delete_vm(name))
+        self.core.delete_vm(name)
     }
 
     /// Renames a VM.
@@ -149,24 +158,37 @@ impl Control {
     /// # Errors
     /// A [`Refusal`].
     pub fn rename_vm(&self, from: &str, to: &str) -> Result<(), Refusal> {
-        self.change(|books| books.rename_vm(from, to))
+        self.core.rename_vm(from, to)
     }
 
-    /// Adds a VM, or puts a deleted one back.
+    /// Adds a running VM, or makes a new one of a deleted one's name.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for a name that is taken or cannot be one.
+    pub fn try_add_vm(&self, name: &str, zone: &str) -> Result<(), Refusal> {
+        self.change(|books| {
+            if books.vms.contains_key(name) {
+                return Err(Refusal::new(
+                    "Client.InvalidParameterDuplicate.Instance",
+                    format!("The instance '{name}' already exists."),
+                ));
+            }
+            if !is_vm_name(name) {
+                return Err(Refusal::new(
+                    "Client.InvalidParameterValue.InstanceId",
+                    format!("The name '{name}' is invalid."),
+                ));
+            }
+            books.insert_vm(name, zone, "running");
+            Ok(())
+        })
+    }
+
+    /// [`Control::try_add_vm`] for names that are known to be free; a taken one stays as it is.
     pub fn add_vm(&self, name: &str, zone: &str) {
-        let mut live = self.core.live();
-        let unique_id = live.state.unique_id("i");
-        live.state.vms.insert(
-            name.to_owned(),
-            super::VmRecord {
-                name: name.to_owned(),
-                unique_id,
-                zone: zone.to_owned(),
-                state: "running".to_owned(),
-                slots: BTreeMap::new(),
-                busy: std::collections::BTreeSet::new(),
-            },
-        );
+        if let Err(refusal) = self.try_add_vm(name, zone) {
+            tracing::warn!(%name, code = refusal.code, "no VM was added");
+        }
     }
 
     /// Puts a disk into the books as if a person or another driver had made it. Given an attachment, it is plugged
@@ -185,9 +207,11 @@ impl Control {
             let name = disk.name.clone();
             let holder = disk.attachment.take().map(|at| at.vm);
             disk.change = None;
-            books.disks.insert(name.clone(), disk);
+            if let Some(vm) = &holder {
+                books.vm(vm)?;
+            }
+            books.insert_disk(disk);
             if let Some(vm) = holder {
-                books.vm(&vm)?;
                 books.begin_attach(&name, &vm, &super::core::timestamp(), Change::Attach)?;
                 books.finish(&name);
             }
@@ -205,14 +229,7 @@ impl Control {
 
     /// Waits until nothing is in flight.
     pub async fn settle(&self) {
-        while self
-            .core
-            .live()
-            .state
-            .disks
-            .values()
-            .any(|disk| disk.change.is_some())
-        {
+        while !self.core.live().in_flight.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
@@ -221,10 +238,14 @@ impl Control {
         self.core.close().await;
     }
 
+    pub(super) fn release_all(&self) {
+        self.core.release();
+    }
+
     fn change(&self, work: impl FnOnce(&mut State) -> Result<(), Refusal>) -> Result<(), Refusal> {
         let mut live = self.core.live();
-        work(&mut live.state)?;
-        self.core.save(&live.state);
-        Ok(())
+        let result = work(&mut live.state);
+        self.core.save(&mut live.state);
+        result
     }
 }

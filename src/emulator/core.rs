@@ -1,60 +1,27 @@
 //! The running cloud: takes a call, applies faults, changes the books, lets time and the backend do the rest.
 
-use std::collections::{BTreeMap, VecDeque};
+mod change;
+mod live;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use live::Event;
+pub(super) use live::Live;
 
 use super::actions::{Call, MUTATING, perform};
 use super::backend::Backend;
-use super::config::{Config, Latency, RateLimit, Switches};
-use super::faults::{Decision, Effect, Faults, Holds, Seen};
+use super::config::{Config, Latency, ThrottleAnswer};
+use super::faults::{Decision, Effect, Holds, Seen};
 use super::sign::{Params, expected};
-use super::state::{Change, DiskRecord, Refusal, State};
+use super::state::{Change, Refusal, State};
 use super::store::Store;
 use super::xml;
-
-/// Calls that are remembered, the oldest forgotten first.
-const HISTORY: usize = 200_000;
-
-/// A call that changed the books or tried to.
-#[derive(Debug, Clone, Serialize)]
-pub struct Event {
-    /// Order of arrival.
-    pub id: u64,
-    /// The action.
-    pub action: String,
-    /// The disk it names.
-    pub disk: Option<String>,
-    /// The VM it names.
-    pub vm: Option<String>,
-    /// Milliseconds since the emulator started, when the call arrived.
-    pub at_ms: u64,
-    /// Whether the books were changed.
-    pub committed: bool,
-    /// When the change was complete.
-    pub done_ms: Option<u64>,
-    /// The error code of a refusal.
-    pub code: Option<String>,
-}
-
-/// What can change while the emulator runs.
-#[derive(Debug)]
-pub(super) struct Live {
-    pub(super) state: State,
-    pub(super) latency: Latency,
-    pub(super) switches: Switches,
-    pub(super) rate_limit: Option<RateLimit>,
-    pub(super) faults: Faults,
-    pub(super) history: VecDeque<Event>,
-    pub(super) calls: BTreeMap<String, u64>,
-    tokens: f64,
-    refilled: Instant,
-    next_event: u64,
-}
 
 /// Shared by the API and the admin endpoint.
 #[derive(Debug)]
@@ -66,6 +33,10 @@ pub(super) struct Core {
     backend: Arc<dyn Backend>,
     store: Option<Store>,
     started: Instant,
+    /// One at a time per disk (by unique id) does what the books say.
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// No change begins or ends after this.
+    pub(super) stop: CancellationToken,
 }
 
 /// A request as it came.
@@ -87,27 +58,17 @@ impl Core {
         backend: Arc<dyn Backend>,
         store: Option<Store>,
     ) -> Self {
-        let now = Instant::now();
-        let live = Live {
-            state,
-            latency: config.latency,
-            switches: config.switches,
-            rate_limit: config.rate_limit,
-            faults: Faults::default(),
-            history: VecDeque::new(),
-            calls: BTreeMap::new(),
-            tokens: config.rate_limit.map_or(0.0, |limit| limit.burst),
-            refilled: now,
-            next_event: 0,
-        };
+        let live = Live::new(&config, state);
         Self {
             config,
             holds: Holds::default(),
             tasks: TaskTracker::new(),
             live: Mutex::new(live),
+            locks: Mutex::default(),
             backend,
             store,
-            started: now,
+            started: Instant::now(),
+            stop: CancellationToken::new(),
         }
     }
 
@@ -139,7 +100,7 @@ impl Core {
             (
                 live.faults.hit(&seen),
                 !live.take_token(),
-                live.latency.reply,
+                live.latency.of_reply(&action, mutating),
             )
         };
         if let Some(reply) = self.before(effect.as_ref(), &seen).await {
@@ -149,7 +110,7 @@ impl Core {
             tokio::time::sleep(Duration::from_millis(reply_ms)).await;
         }
         if throttled {
-            return Some(self.refuse(&throttle()));
+            return Some(self.throttled());
         }
         let stuck = match effect {
             Some(Effect::Stuck { ms }) => ms,
@@ -157,17 +118,25 @@ impl Core {
         };
         let reply = match self.check_signature(&request) {
             Ok(()) => self.commit(&action, &request, &seen, stuck),
-            Err(refusal) => Some((401, error_body(&refusal))),
+            Err(refusal) => Some((self.live().switches.auth_status, error_body(&refusal))),
         };
         self.after(effect.as_ref(), &seen, reply).await
     }
 
     async fn before(&self, effect: Option<&Effect>, seen: &Seen<'_>) -> Option<Reply> {
         match effect? {
-            Effect::Throttle => Some(Some(self.refuse(&throttle()))),
+            Effect::Throttle => Some(Some(self.throttled())),
             Effect::Refuse { code } => Some(Some(
                 self.refuse(&Refusal::new(code, "A fault was asked for.")),
             )),
+            Effect::Status { status, code: None } => Some(Some(gateway(*status))),
+            Effect::Status {
+                status,
+                code: Some(code),
+            } => Some(Some((
+                *status,
+                error_body(&Refusal::new(code, "A fault was asked for.")),
+            ))),
             Effect::InternalErrorBefore => Some(Some(self.refuse(&internal()))),
             Effect::GatewayBefore { status } => Some(Some(gateway(*status))),
             Effect::DropBefore => Some(None),
@@ -175,7 +144,7 @@ impl Core {
                 tokio::time::sleep(Duration::from_millis(*ms)).await;
                 None
             }
-            Effect::HoldBefore => match self.holds.park(seen.action, seen.disk, false).await {
+            Effect::HoldBefore => match self.holds.park(seen, false).await {
                 Decision::Release => None,
                 Decision::Drop => Some(None),
             },
@@ -192,7 +161,7 @@ impl Core {
             Some(Effect::InternalErrorAfter) => Some(self.refuse(&internal())),
             Some(Effect::GatewayAfter { status }) => Some(gateway(*status)),
             Some(Effect::DropAfter) => None,
-            Some(Effect::HoldAfter) => match self.holds.park(seen.action, seen.disk, true).await {
+            Some(Effect::HoldAfter) => match self.holds.park(seen, true).await {
                 Decision::Release => reply,
                 Decision::Drop => None,
             },
@@ -203,6 +172,16 @@ impl Core {
     fn refuse(&self, refusal: &Refusal) -> (u16, String) {
         let status = self.live().switches.error_status;
         (status, error_body(refusal))
+    }
+
+    fn throttled(&self) -> (u16, String) {
+        let switches = self.live().switches;
+        let body = || error_body(&throttle());
+        match switches.throttle {
+            ThrottleAnswer::Error => (switches.error_status, body()),
+            ThrottleAnswer::TooManyRequests => (429, body()),
+            ThrottleAnswer::Gateway => gateway(503),
+        }
     }
 
     fn check_signature(&self, request: &Request) -> Result<(), Refusal> {
@@ -250,30 +229,37 @@ impl Core {
         stuck_ms: u64,
     ) -> Reply {
         let at_ms = self.now_ms();
-        let zones = self.zones();
         let now = timestamp();
         let mut live = self.live();
+        if self.stop.is_cancelled() {
+            // What began now would be neither kept nor carried out.
+            return None;
+        }
         let switches = live.switches;
         let call = Call {
             params: &request.params,
             switches: &switches,
             region: &self.config.region,
-            zones: &zones,
+            zones: &self.config.zones,
             now: &now,
         };
         let result = perform(&mut live.state, action, &call);
-        let event = seen.mutating.then(|| live.remember(seen, at_ms, &result));
+        let event = seen
+            .mutating
+            .then(|| live.remember(seen, at_ms, &result))
+            .unwrap_or_default();
         match result {
             Ok(done) => {
-                let latency = live.latency;
+                if let Some((disk, change)) = done.begun {
+                    let wait = live.latency.of_change(change) + Duration::from_millis(stuck_ms);
+                    self.begin(&mut live, &disk, change, wait, event);
+                } else {
+                    live.complete(event, at_ms);
+                }
                 if seen.mutating {
-                    self.save(&live.state);
+                    self.save(&mut live.state);
                 }
                 drop(live);
-                if let (Some((disk, change)), Some(event)) = (done.begun, event) {
-                    let wait = latency.of_change(change) + Duration::from_millis(stuck_ms);
-                    self.begin(disk, change, wait, Some(event));
-                }
                 Some((200, done.xml.answer(action, &request_id())))
             }
             Err(refusal) => {
@@ -283,138 +269,30 @@ impl Core {
         }
     }
 
-    /// Lets a change take its time, carries it out behind the books, then writes it there.
-    fn begin(self: &Arc<Self>, disk: String, change: Change, wait: Duration, event: Option<u64>) {
-        let core = Arc::clone(self);
-        self.tasks.spawn(async move {
-            tokio::time::sleep(wait).await;
-            let record = core.live().state.disks.get(&disk).cloned();
-            let Some(record) = record else { return };
-            let result = core.carry_out(&record, change).await;
-            let done_ms = core.now_ms();
-            let mut live = core.live();
-            match result {
-                Ok(()) => {
-                    live.state.finish(&disk);
-                }
-                Err(error) => {
-                    tracing::error!(%error, %disk, ?change, "the disk behind the books failed");
-                    live.state.abandon(&disk);
-                }
-            }
-            if let Some(event) = event {
-                live.complete(event, done_ms);
-            }
-            core.save(&live.state);
-        });
-    }
-
-    async fn carry_out(
-        &self,
-        disk: &DiskRecord,
-        change: Change,
-    ) -> Result<(), super::backend::BackendError> {
-        let place = disk.attachment.as_ref();
-        match (change, place) {
-            (Change::Create | Change::Attach, Some(at)) => {
-                self.backend.attach(disk, &at.vm, at.target).await
-            }
-            (Change::Detach, Some(at)) => self.backend.detach(disk, &at.vm, at.target).await,
-            (Change::Extend, _) => self.backend.extend(disk, disk.size + 100).await,
-            (Change::Delete, _) => self.backend.delete(disk).await,
-            (Change::Create | Change::Attach | Change::Detach, None) => Ok(()),
-        }
-    }
-
-    /// After a start: plugs what the books say is plugged, and resumes what was in flight.
-    pub(super) async fn resume(self: &Arc<Self>) -> Result<(), super::backend::BackendError> {
-        let disks: Vec<DiskRecord> = self.live().state.disks.values().cloned().collect();
-        for disk in disks {
-            match (&disk.change, &disk.attachment) {
-                (Some(change), _) => {
-                    let wait = self.config.latency.of_change(*change);
-                    self.begin(disk.name.clone(), *change, wait, None);
-                }
-                (None, Some(at)) => self.backend.attach(&disk, &at.vm, at.target).await?,
-                (None, None) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Plugs the disks that the books show on a VM.
-    pub(super) async fn replug(&self, vm: &str) -> Result<(), super::backend::BackendError> {
-        let disks: Vec<DiskRecord> = self.live().state.disks.values().cloned().collect();
-        for disk in disks {
-            if let Some(at) = disk.attachment.as_ref().filter(|at| at.vm == vm) {
-                self.backend.attach(&disk, &at.vm, at.target).await?;
-            }
-        }
-        Ok(())
-    }
-
+    /// Ends what runs, lets go of devices and of the data directory.
     pub(super) async fn close(&self) {
+        self.stop.cancel();
         self.holds.drop_all();
-        self.backend.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.release();
+    }
+
+    /// The part of [`Core::close`] that needs no waiting.
+    pub(super) fn release(&self) {
+        self.stop.cancel();
+        self.holds.drop_all();
+        self.backend.release();
         if let Some(store) = &self.store {
-            let state = self.live().state.clone();
-            store.flush(&state);
+            store.close(&self.live().state);
         }
     }
 
-    /// Writes the books, if they are kept.
-    pub(super) fn save(&self, state: &State) {
-        if let Some(store) = &self.store {
-            store.save(state);
-        }
-    }
-
-    pub(super) fn zones(&self) -> Vec<String> {
-        let mut zones = self.config.zones.clone();
-        zones.extend(self.config.vms.iter().map(|vm| vm.zone.clone()));
-        zones.sort();
-        zones.dedup();
-        zones
-    }
-}
-
-impl Live {
-    fn take_token(&mut self) -> bool {
-        let Some(limit) = self.rate_limit else {
-            return true;
-        };
-        let now = Instant::now();
-        let gained = now.duration_since(self.refilled).as_secs_f64() * limit.per_second;
-        self.tokens = (self.tokens + gained).min(limit.burst);
-        self.refilled = now;
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
-
-    fn remember<T>(&mut self, seen: &Seen<'_>, at_ms: u64, result: &Result<T, Refusal>) -> u64 {
-        self.next_event += 1;
-        if self.history.len() >= HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(Event {
-            id: self.next_event,
-            action: seen.action.to_owned(),
-            disk: seen.disk.map(str::to_owned),
-            vm: seen.vm.map(str::to_owned),
-            at_ms,
-            committed: result.is_ok(),
-            done_ms: None,
-            code: result.as_ref().err().map(|refusal| refusal.code.clone()),
-        });
-        self.next_event
-    }
-
-    fn complete(&mut self, id: u64, done_ms: u64) {
-        if let Some(event) = self.history.iter_mut().rev().find(|event| event.id == id) {
-            event.done_ms = Some(done_ms);
+    /// Writes what changed in the books, if they are kept.
+    pub(super) fn save(&self, state: &mut State) {
+        match &self.store {
+            Some(store) => store.save(state),
+            None => drop(state.take_touched()),
         }
     }
 }
@@ -428,6 +306,15 @@ impl Latency {
             Change::Extend => self.extend,
             Change::Delete => self.delete,
         })
+    }
+
+    /// How long an answer takes.
+    fn of_reply(&self, action: &str, mutating: bool) -> u64 {
+        match action {
+            "ModifyVolumeAttribute" => self.reply + self.modify,
+            _ if mutating => self.reply,
+            _ => self.reply + self.describe,
+        }
     }
 }
 

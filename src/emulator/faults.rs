@@ -1,6 +1,7 @@
 //! Faults on demand: which calls they hit, and what happens to them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,14 @@ pub enum Effect {
         /// `Code`.
         code: String,
     },
+    /// This HTTP status, before: with an error of the API if a code is given, else with a gateway's page.
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// `Code`.
+        #[serde(default)]
+        code: Option<String>,
+    },
     /// `Server.InternalError`, before.
     InternalErrorBefore,
     /// `Server.InternalError`, after.
@@ -100,6 +109,17 @@ struct Counted {
     hit: u32,
 }
 
+/// A rule that was added, and what it has done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RuleInForce {
+    /// For [`super::Control::remove_fault`].
+    pub id: u64,
+    /// Calls it has hit.
+    pub hits: u32,
+    /// The rule.
+    pub rule: Rule,
+}
+
 /// The rules in force.
 #[derive(Debug)]
 pub(super) struct Faults {
@@ -126,6 +146,18 @@ impl Faults {
         self.next += 1;
         self.rules.insert(id, (rule, Counted::default()));
         id
+    }
+
+    /// The rules, and how many calls each has hit.
+    pub(super) fn list(&self) -> Vec<RuleInForce> {
+        let rules = self.rules.iter();
+        rules
+            .map(|(id, (rule, counted))| RuleInForce {
+                id: *id,
+                hits: counted.hit,
+                rule: rule.clone(),
+            })
+            .collect()
     }
 
     pub(super) fn remove(&mut self, id: u64) -> bool {
@@ -174,6 +206,8 @@ pub struct HeldCall {
     pub action: String,
     /// The disk it names.
     pub disk: Option<String>,
+    /// The VM it names.
+    pub vm: Option<String>,
     /// Whether it has been carried out.
     pub committed: bool,
 }
@@ -190,12 +224,14 @@ pub(super) enum Decision {
 pub(super) struct Holds {
     calls: Mutex<BTreeMap<u64, (HeldCall, oneshot::Sender<Decision>)>>,
     changed: watch::Sender<u64>,
+    next: AtomicU64,
 }
 
 impl Default for Holds {
     fn default() -> Self {
         Self {
             calls: Mutex::default(),
+            next: AtomicU64::new(0),
             changed: watch::Sender::new(0),
         }
     }
@@ -203,17 +239,16 @@ impl Default for Holds {
 
 impl Holds {
     /// Parks a call. Without a decision (shutdown) it is dropped.
-    pub(super) async fn park(&self, action: &str, disk: Option<&str>, committed: bool) -> Decision {
+    pub(super) async fn park(&self, seen: &Seen<'_>, committed: bool) -> Decision {
         let (decide, decided) = oneshot::channel();
-        self.changed.send_modify(|count| *count += 1);
-        let id = *self.changed.borrow();
         let call = HeldCall {
-            id,
-            action: action.to_owned(),
-            disk: disk.map(str::to_owned),
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            action: seen.action.to_owned(),
+            disk: seen.disk.map(str::to_owned),
+            vm: seen.vm.map(str::to_owned),
             committed,
         };
-        self.lock().insert(id, (call, decide));
+        self.lock().insert(call.id, (call, decide));
         self.changed.send_modify(|count| *count += 1);
         decided.await.unwrap_or(Decision::Drop)
     }

@@ -8,6 +8,10 @@
 //!                                      AttachVolume
 //! ```
 
+mod changes;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -94,7 +98,28 @@ pub struct State {
     pub vms: BTreeMap<String, VmRecord>,
     /// For unique ids.
     pub next_id: u64,
+    /// VMs of the configuration that were deleted or renamed: a restart does not bring them back.
+    #[serde(default)]
+    pub retired: BTreeSet<String>,
+    /// What changed since the books were last written.
+    #[serde(skip)]
+    pub(super) touched: Touched,
 }
+
+/// Names of records that changed; no part of what the books say, so any two are equal.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Touched {
+    pub(super) disks: BTreeSet<String>,
+    pub(super) vms: BTreeSet<String>,
+}
+
+impl PartialEq for Touched {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Touched {}
 
 /// An error answer: code and message. Codes marked "invented" in `actions` are this emulator's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,14 +164,6 @@ impl DiskRecord {
 }
 
 impl State {
-    /// An opaque stable id.
-    pub fn unique_id(&mut self, prefix: &str) -> String {
-        self.next_id += 1;
-        // Spread so that ids do not look like a sequence (nobody may rely on one).
-        let mixed = self.next_id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        format!("{prefix}-{:08x}", mixed >> 32)
-    }
-
     /// A disk that can be seen.
     pub fn disk(&self, name: &str) -> Result<&DiskRecord, Refusal> {
         self.disks.get(name).ok_or_else(|| {
@@ -171,7 +188,7 @@ impl State {
     pub fn vm_ready(&self, name: &str, processing: bool) -> Result<&VmRecord, Refusal> {
         let vm = self.vm(name)?;
         if !matches!(vm.state.as_str(), "running" | "stopped") {
-            // invented
+            // invented: the manual says only that the VM must be running or stopped
             return Err(Refusal::new(
                 "Client.Inoperable.Instance.IncorrectState",
                 format!("The instance '{name}' is {}.", vm.state),
@@ -196,165 +213,6 @@ impl State {
                 format!("The volume '{name}' is being processed."),
             )),
         }
-    }
-
-    /// Begins to plug a disk into the VM's lowest free slot.
-    pub fn begin_attach(
-        &mut self,
-        disk: &str,
-        vm: &str,
-        now: &str,
-        change: Change,
-    ) -> Result<(), Refusal> {
-        let record = self
-            .vms
-            .get_mut(vm)
-            .ok_or_else(|| Refusal::new("Server.InternalError", "vm"))?;
-        let target = TARGETS
-            .into_iter()
-            .find(|target| !record.slots.contains_key(target));
-        // invented
-        let target = target.ok_or_else(|| {
-            Refusal::new(
-                "Client.ResourceLimitExceeded.Instance.Volume",
-                format!("The instance '{vm}' has no free slot for a volume."),
-            )
-        })?;
-        record.slots.insert(target, disk.to_owned());
-        record.busy.insert(disk.to_owned());
-        if let Some(disk) = self.disks.get_mut(disk) {
-            disk.attachment = Some(AttachmentRecord {
-                vm: vm.to_owned(),
-                target,
-                since: now.to_owned(),
-            });
-            disk.change = Some(change);
-        }
-        Ok(())
-    }
-
-    /// Begins another change; the VM that holds the disk is busy with it.
-    pub fn begin(&mut self, disk: &str, change: Change) {
-        let Some(record) = self.disks.get_mut(disk) else {
-            return;
-        };
-        record.change = Some(change);
-        if let Some(vm) = record
-            .attachment
-            .as_ref()
-            .and_then(|at| self.vms.get_mut(&at.vm))
-        {
-            vm.busy.insert(disk.to_owned());
-        }
-    }
-
-    /// Ends the change that is in flight on a disk. Answers what ended.
-    pub fn finish(&mut self, name: &str) -> Option<Change> {
-        let disk = self.disks.get_mut(name)?;
-        let change = disk.change.take()?;
-        let holder = disk
-            .attachment
-            .as_ref()
-            .map(|at| (at.vm.clone(), at.target));
-        match change {
-            Change::Create | Change::Attach => {}
-            Change::Extend => disk.size += 100,
-            Change::Detach => {
-                disk.attachment = None;
-                if let Some((vm, target)) = &holder
-                    && let Some(vm) = self.vms.get_mut(vm)
-                {
-                    vm.slots.remove(target);
-                }
-            }
-            Change::Delete => {
-                self.disks.remove(name);
-            }
-        }
-        if let Some(vm) = holder.and_then(|(vm, _)| self.vms.get_mut(&vm)) {
-            vm.busy.remove(name);
-        }
-        Some(change)
-    }
-
-    /// Gives up the change that is in flight because the disk behind it failed.
-    pub fn abandon(&mut self, name: &str) {
-        let change = self.disks.get(name).and_then(|disk| disk.change);
-        match change {
-            Some(Change::Create | Change::Attach) => {
-                if let Some(disk) = self.disks.get_mut(name) {
-                    disk.change = Some(Change::Detach);
-                }
-                self.finish(name);
-            }
-            Some(Change::Detach | Change::Extend | Change::Delete) => {
-                if let Some(disk) = self.disks.get_mut(name) {
-                    disk.change = None;
-                    if let Some(vm) = disk
-                        .attachment
-                        .as_ref()
-                        .and_then(|at| self.vms.get_mut(&at.vm))
-                    {
-                        vm.busy.remove(name);
-                    }
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Removes a VM; its disks are available afterwards (invented: no source tells).
-    pub fn delete_vm(&mut self, name: &str) -> Result<(), Refusal> {
-        self.vm(name)?;
-        self.vms.remove(name);
-        for disk in self.disks.values_mut() {
-            if disk.attachment.as_ref().is_some_and(|at| at.vm == name) {
-                disk.attachment = None;
-                if disk.change != Some(Change::Delete) {
-                    disk.change = None;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Renames a VM, as `ModifyInstanceAttribute` does.
-    pub fn rename_vm(&mut self, from: &str, to: &str) -> Result<(), Refusal> {
-        self.vm(from)?;
-        if self.vms.contains_key(to) {
-            return Err(Refusal::new(
-                "Client.InvalidParameterDuplicate.Instance",
-                to,
-            ));
-        }
-        if let Some(mut vm) = self.vms.remove(from) {
-            to.clone_into(&mut vm.name);
-            self.vms.insert(to.to_owned(), vm);
-        }
-        for disk in self.disks.values_mut() {
-            if let Some(at) = disk.attachment.as_mut().filter(|at| at.vm == from) {
-                to.clone_into(&mut at.vm);
-            }
-        }
-        Ok(())
-    }
-
-    /// Renames a disk, as `ModifyVolumeAttribute` with `volumeName` does.
-    pub fn rename_disk(&mut self, from: &str, to: &str) -> Result<(), Refusal> {
-        self.disk_ready(from)?;
-        if self.disks.contains_key(to) {
-            return Err(duplicate(to));
-        }
-        if let Some(mut disk) = self.disks.remove(from) {
-            to.clone_into(&mut disk.name);
-            if let Some(at) = &disk.attachment
-                && let Some(vm) = self.vms.get_mut(&at.vm)
-            {
-                vm.slots.insert(at.target, to.to_owned());
-            }
-            self.disks.insert(to.to_owned(), disk);
-        }
-        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Backend, BackendError, remove_file, size_image};
 #[derive(Debug)]
 pub(super) struct Qemu {
     images: PathBuf,
-    sockets: BTreeMap<String, PathBuf>,
+    sockets: std::sync::Mutex<BTreeMap<String, PathBuf>>,
     connections: Mutex<BTreeMap<String, Qmp>>,
 }
 
@@ -22,9 +22,15 @@ impl Qemu {
     pub(super) fn new(images: PathBuf, sockets: BTreeMap<String, PathBuf>) -> Self {
         Self {
             images,
-            sockets,
+            sockets: std::sync::Mutex::new(sockets),
             connections: Mutex::default(),
         }
+    }
+
+    fn sockets(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, PathBuf>> {
+        self.sockets
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn image(&self, disk: &DiskRecord) -> PathBuf {
@@ -46,7 +52,8 @@ impl Qemu {
         let failed = |error: &dyn std::fmt::Display| {
             BackendError::new(format!("{} {vm}", work.name()), error)
         };
-        let socket = self.sockets.get(vm).ok_or_else(|| failed(&"no such VM"))?;
+        let socket = self.sockets().get(vm).cloned();
+        let socket = socket.ok_or_else(|| failed(&"no such VM"))?;
         let mut connections = self.connections.lock().await;
         if let Some(qmp) = connections.get_mut(vm) {
             match work.run(qmp).await {
@@ -56,7 +63,7 @@ impl Qemu {
                 other => return other.map_err(|e| failed(&e)),
             }
         }
-        let mut qmp = Qmp::connect(socket).await.map_err(|e| failed(&e))?;
+        let mut qmp = Qmp::connect(&socket).await.map_err(|e| failed(&e))?;
         let result = work.run(&mut qmp).await.map_err(|e| failed(&e));
         connections.insert(vm.to_owned(), qmp);
         result
@@ -143,7 +150,22 @@ impl Backend for Qemu {
         remove_file(&self.image(disk))
     }
 
-    async fn close(&self) {
-        self.connections.lock().await.clear();
+    fn rename_vm(&self, from: &str, to: &str) {
+        let mut sockets = self.sockets();
+        if let Some(socket) = sockets.remove(from) {
+            // The connection is found by name as well: under the new one it is made anew.
+            sockets.insert(to.to_owned(), socket);
+        }
+        drop(sockets);
+        if let Ok(mut connections) = self.connections.try_lock() {
+            connections.remove(from);
+        }
+    }
+
+    fn release(&self) {
+        // A connection that is in use ends with its work.
+        if let Ok(mut connections) = self.connections.try_lock() {
+            connections.clear();
+        }
     }
 }
