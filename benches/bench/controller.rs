@@ -24,6 +24,8 @@ const LATENCY: Latency = Latency {
     detach: 200,
     extend: 250,
     delete: 150,
+    modify: 0,
+    describe: 0,
     reply: 0,
 };
 /// Lives of a volume per caller that are measured, and before them for learning.

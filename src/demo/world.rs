@@ -38,6 +38,8 @@ const LATENCY: Latency = Latency {
     detach: 900,
     extend: 1200,
     delete: 500,
+    modify: 30,
+    describe: 0,
     reply: 5,
 };
 const CAP_SYS_ADMIN: u64 = 1 << 21;
