@@ -83,7 +83,7 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Backend>, BackendError> {
         BackendKind::Loop => {
             let devices = config.device_dir.clone().unwrap_or_default();
             let vms = config.vms.iter().map(|vm| vm.name.as_str());
-            Arc::new(loop_device::LoopDevices::open(images()?, devices, vms)?)
+            Arc::new(loop_device::LoopDevices::open(&images()?, devices, vms)?)
         }
         BackendKind::Qmp => {
             let sockets = config

@@ -244,10 +244,11 @@ impl Core {
             now: &now,
         };
         let result = perform(&mut live.state, action, &call);
-        let event = seen
-            .mutating
-            .then(|| live.remember(seen, at_ms, &result))
-            .unwrap_or_default();
+        let event = if seen.mutating {
+            live.remember(seen, at_ms, &result)
+        } else {
+            0
+        };
         match result {
             Ok(done) => {
                 if let Some((disk, change)) = done.begun {

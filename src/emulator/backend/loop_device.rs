@@ -40,7 +40,7 @@ struct Device {
 
 impl LoopDevices {
     pub(super) fn open<'a>(
-        images: PathBuf,
+        images: &Path,
         devices: PathBuf,
         vms: impl Iterator<Item = &'a str>,
     ) -> Result<Self, BackendError> {
