@@ -81,7 +81,9 @@ impl Learned {
         let first = (estimate.mean - estimate.deviation).max(estimate.mean / 2.0);
         let slack = mean.mul_f64(config.poll_fraction).max(config.poll_min);
         Plan {
-            first: Duration::from_secs_f64(first).max(config.poll_min),
+            // No floor: one look at the expected end is no crowd of polls, and a cloud that is done at once shall be
+            // met at once.
+            first: Duration::from_secs_f64(first),
             step: (slack / 4).max(config.poll_min),
             slack,
             spread: mean.saturating_sub(Duration::from_secs_f64(first)),

@@ -102,7 +102,7 @@ async fn work(state: Arc<Mutex<State>>, api: Arc<Api>, vm: VmName) {
     loop {
         let asked = Instant::now();
         let mut calm = asked;
-        tokio::time::sleep(api.config.window).await;
+        // Nobody was announced: nobody to wait for.
         while lock(&state).more_to_come(&vm) {
             if !api.bucket.backlog().is_zero() {
                 calm = Instant::now();

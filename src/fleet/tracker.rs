@@ -29,6 +29,8 @@ use crate::cloud::CallError;
 /// A read that hangs longer does not hold up the others.
 const HANGING: Duration = Duration::from_secs(1);
 const READS_AT_ONCE: usize = 4;
+/// After this long without a read, a new one need not wait for company.
+const QUIET: Duration = Duration::from_millis(50);
 
 type Answer<K> = Result<Option<<K as Kind>::Item>, CallError>;
 
@@ -51,6 +53,8 @@ struct Inner<K: Kind> {
     learned: Learned,
     changed: Notify,
     waiters: Mutex<Waiters<K>>,
+    /// When the newest read was started.
+    busy: Mutex<Option<Instant>>,
 }
 
 impl<K: Kind> Drop for Tracker<K> {
@@ -69,6 +73,7 @@ impl<K: Kind> Tracker<K> {
             reader: Reader::default(),
             learned: Learned::default(),
             changed: Notify::new(),
+            busy: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -82,7 +87,7 @@ impl<K: Kind> Tracker<K> {
         let request = Request {
             name: name.clone(),
             since: now,
-            first: self.inner.api.config.window,
+            first: self.inner.window(now),
             goal: Goal::Fresh {
                 give_up: now + self.inner.api.config.read_patience,
             },
@@ -106,7 +111,7 @@ impl<K: Kind> Tracker<K> {
             name: name.clone(),
             since: accepted.unwrap_or_else(Instant::now),
             // Somebody else's operation may be over already.
-            first: accepted.map_or(config.window, |_| plan.first),
+            first: accepted.map_or_else(|| self.inner.window(Instant::now()), |_| plan.first),
             goal: Goal::Until {
                 until,
                 operation,
@@ -168,6 +173,17 @@ impl<K: Kind> Inner<K> {
     fn lock(&self) -> MutexGuard<'_, Waiters<K>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// How long a read waits for others. After a quiet time not at all: those who come while it runs share the next.
+    fn window(&self, now: Instant) -> Duration {
+        let busy = *self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match busy {
+            Some(started) if now.saturating_duration_since(started) < QUIET => {
+                self.api.config.window
+            }
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 async fn run<K: Kind>(inner: Arc<Inner<K>>) {
@@ -197,6 +213,7 @@ async fn run<K: Kind>(inner: Arc<Inner<K>>) {
 
 async fn read<K: Kind>(inner: Arc<Inner<K>>, batch: Batch<K>) {
     let started = Instant::now();
+    *inner.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
     inner
         .api
         .observer
