@@ -27,25 +27,21 @@ struct Split {
 }
 
 impl Table {
-    /// All mounts. Btrfs shows an anonymous device number; it is replaced by its source's, which is safe: while a
-    /// device is mounted the kernel does not give its name or number to another one.
+    /// All mounts.
     pub(super) fn read(&self) -> Result<Vec<MountEntry>, HostError> {
-        let bytes = fs::read(&self.path).map_err(|error| fault::io("read", &self.path, &error))?;
-        let mut table = mountinfo::parse(&bytes);
-        for entry in &mut table {
-            if entry.fs_type == "btrfs"
-                && let Some(devno) = device::block_number(Path::new(&entry.source))
-            {
-                entry.devno = devno;
-            }
-        }
-        Ok(table)
+        let bytes = self.bytes()?;
+        Ok(numbered(mountinfo::parse(&bytes)))
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, HostError> {
+        fs::read(&self.path).map_err(|error| fault::io("read", &self.path, &error))
     }
 
     /// The topmost mount at exactly this path.
     pub(super) fn at(&self, target: &Path) -> Result<Option<MountEntry>, HostError> {
         let target = paths::settled(target);
-        Ok(mountinfo::topmost(&self.read()?, &target).cloned())
+        let here = numbered(mountinfo::parse_at(&self.bytes()?, &target));
+        Ok(mountinfo::topmost(&here, &target).cloned())
     }
 
     /// Mounts a file system on a directory.
@@ -182,6 +178,19 @@ impl Table {
             users.join(", ")
         })
     }
+}
+
+/// Btrfs shows an anonymous device number; it is replaced by its source's, which is safe: while a device is mounted the
+/// kernel does not give its name or number to another one.
+fn numbered(mut table: Vec<MountEntry>) -> Vec<MountEntry> {
+    for entry in &mut table {
+        if entry.fs_type == "btrfs"
+            && let Some(devno) = device::block_number(Path::new(&entry.source))
+        {
+            entry.devno = devno;
+        }
+    }
+    table
 }
 
 fn bind_call(source: &Path, target: &Path) -> Result<(), HostError> {

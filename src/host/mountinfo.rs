@@ -8,7 +8,7 @@
 //! Space, tab, newline and backslash in fields are written as three octal digits. Paths are bytes, not UTF-8.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::MountEntry;
@@ -19,6 +19,25 @@ use crate::domain::device::DevNo;
 pub fn parse(table: &[u8]) -> Vec<MountEntry> {
     table
         .split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// Reads the rows of mounts at exactly `target`: on a node with a thousand mounts the others are only skimmed.
+#[must_use]
+pub fn parse_at(table: &[u8], target: &Path) -> Vec<MountEntry> {
+    let wanted = target.as_os_str().as_bytes();
+    let here = |line: &&[u8]| {
+        let mut fields = line
+            .split(|byte| *byte == b' ')
+            .filter(|field| !field.is_empty());
+        fields.nth(4).is_some_and(|field| {
+            field == wanted || (field.contains(&b'\\') && unescape(field) == wanted)
+        })
+    };
+    table
+        .split(|byte| *byte == b'\n')
+        .filter(here)
         .filter_map(parse_line)
         .collect()
 }
@@ -181,7 +200,10 @@ mod tests {
             line.extend(b" rw shared:1 - ext4 /dev/sdb rw");
             let mut want = b"/".to_vec();
             want.extend(&name);
-            prop_assert_eq!(parse_line(&line).unwrap().target, path(&escape(&want)));
+            let entry = parse_line(&line).unwrap();
+            prop_assert_eq!(&entry.target, &path(&escape(&want)));
+            let table = [b"1 0 0:5 / /x ro - tmpfs  rw".as_slice(), &line].join(&b'\n');
+            prop_assert_eq!(parse_at(&table, &entry.target), vec![entry]);
             prop_assert_eq!(unescape(&escape(&name)), name);
         }
     }
