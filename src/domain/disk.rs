@@ -1,5 +1,7 @@
 //! Disks and VMs as the cloud reports them.
 
+use std::fmt;
+
 use super::device::ScsiAddress;
 use super::id::{DiskName, VmName};
 use super::journal::Phase;
@@ -118,6 +120,15 @@ pub enum Accounting {
     Hourly,
 }
 
+impl fmt::Display for Accounting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Monthly => "monthly",
+            Self::Hourly => "hourly",
+        })
+    }
+}
+
 /// `instanceState` of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum VmState {
@@ -127,6 +138,16 @@ pub enum VmState {
     Stopped,
     /// Anything else: pending, terminated, waiting, creating, warning, suspending, import_error.
     Other(String),
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Other(state) => state,
+        })
+    }
 }
 
 /// A VM as `DescribeInstances` reports it.

@@ -170,6 +170,16 @@ impl CapacityRange {
     }
 }
 
+impl fmt::Display for CapacityRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.required, self.limit) {
+            (required, None) => write!(f, "at least {required} bytes"),
+            (0, Some(limit)) => write!(f, "at most {limit} bytes"),
+            (required, Some(limit)) => write!(f, "{required} to {limit} bytes"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

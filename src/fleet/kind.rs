@@ -77,7 +77,7 @@ impl Kind for Vms {
     fn state(item: Option<&Vm>) -> String {
         item.map_or_else(
             || "the VM does not exist".to_owned(),
-            |vm| format!("state {:?}", vm.state),
+            |vm| format!("state {}", vm.state),
         )
     }
 

@@ -187,11 +187,7 @@ fn check(command: &Create, disk: &Disk) -> Outcome<()> {
         });
     }
     if !disk.size.fits(command.range) {
-        return different(
-            "size",
-            disk.size.to_string(),
-            format!("{:?}", command.range),
-        );
+        return different("size", disk.size.to_string(), command.range.to_string());
     }
     if !command.class.disk_type.matches(&disk.disk_type) {
         let asked = format!("DiskType {}", command.class.disk_type.codes.join(" or "));
@@ -204,8 +200,10 @@ fn check(command: &Create, disk: &Disk) -> Outcome<()> {
         && disk.accounting != wanted
         && disk.next_accounting != wanted
     {
-        let asked = format!("{:?}", command.accounting);
-        return different("accountingType", format!("{:?}", disk.accounting), asked);
+        let found = disk
+            .accounting
+            .map_or_else(|| "unknown".to_owned(), |accounting| accounting.to_string());
+        return different("accountingType", found, command.accounting.to_string());
     }
     let zones = command.places.zones();
     if !zones.is_empty() && !zones.contains(&&disk.zone) {

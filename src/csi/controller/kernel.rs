@@ -329,7 +329,7 @@ pub(super) fn unfit(name: &VmName, vm: Option<&Vm>, disk: &DiskName) -> Option<C
     };
     match vm {
         None => unfit("it does not exist".to_owned()),
-        Some(vm) if !vm.can_hold_disks() => unfit(format!("its state is {:?}", vm.state)),
+        Some(vm) if !vm.can_hold_disks() => unfit(format!("its state is {}", vm.state)),
         Some(vm) if is_full(vm, disk) => Some(ControllerError::Full {
             vm: name.to_string(),
             held: vm.disks.len(),
