@@ -52,7 +52,8 @@ scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downlo
 	@scripts/prepare.sh scsi
 	@cargo build --locked --target $(MUSL)
 	@strip -o $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
-	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/debug/$(BIN).stripped \
+	@if command -v go >/dev/null; then cd sanity-tests && go build -buildvcs=false -o bin/runner ./runner; fi
+	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_SANITY_RUNNER=$(abspath sanity-tests/bin/runner) CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/debug/$(BIN).stripped \
 	  cargo test --locked --test scsi -- $(CASES)
 
 e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 minutes); root, no network but the registries

@@ -20,6 +20,10 @@ case $what in
     need losetup util-linux; need mkfs.ext4 e2fsprogs; need mkfs.xfs xfsprogs; need mkfs.btrfs btrfs-progs ;;
 esac
 case $what in
+  # Kills the plugin at chosen system calls.
+  scsi) need strace strace ;;
+esac
+case $what in
   release | scsi) need musl-gcc musl-tools ;;
   e2e)
     need musl-gcc musl-tools; need strip binutils; need losetup util-linux; need ip iproute2; need openssl openssl

@@ -76,6 +76,8 @@ type Settings struct {
 	FsType             string
 	Focus              string
 	Report             string
+	// Agent is the port of the agent on the node's machine; 0: the node is this machine.
+	Agent int
 }
 
 // emulatorConfig has more VMs than the node's: a disk without a selected node is born on any VM with a free slot, and
@@ -217,6 +219,10 @@ func (w *world) suite(ctx context.Context, c Case, focus string) (*Report, error
 	if w.control != "" {
 		settings.ControllerEndpoint = "unix://" + w.control
 	}
+	return w.runSuite(ctx, settings)
+}
+
+func (w *world) runSuite(ctx context.Context, settings Settings) (*Report, error) {
 	text, err := json.Marshal(settings)
 	if err != nil {
 		return nil, err

@@ -36,11 +36,20 @@ func main() {
 	only := flag.String("case", "", "comma-separated names of the cases to run; all when empty")
 	logs := flag.String("logs", "", "directory for the processes' logs; a temporary one when empty")
 	focus := flag.String("focus", "", "run only specs that match (for debugging: the case then counts as failed)")
+	elsewhere := flag.String("remote", "", "JSON: a driver that runs already, its node in a VM (see remote.go); no BINARY then")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: runner [flags] BINARY")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	remote, err := parseRemote(*elsewhere)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "-remote:", err)
+		os.Exit(64)
+	}
+	if remote != nil {
+		os.Exit(runRemote(remote, *logs, *focus))
+	}
 	if flag.NArg() != 1 {
 		flag.Usage()
 		os.Exit(64)
@@ -56,6 +65,20 @@ func main() {
 		fmt.Fprintln(os.Stderr, "csi-sanity:", err)
 		os.Exit(1)
 	}
+}
+
+func runRemote(remote *Remote, logs, focus string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	verdict := remote.run(logs, focus, func(w *world, settings Settings) (*Report, error) {
+		return w.runSuite(ctx, settings)
+	})
+	verdict.print(os.Stdout)
+	fmt.Printf("csi-sanity %s %s\n", suiteVersion, verdict.counts())
+	if verdict.good() {
+		return 0
+	}
+	return 1
 }
 
 // requirements names everything that is missing at once, with the package that has it.

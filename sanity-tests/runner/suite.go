@@ -80,6 +80,8 @@ func runSuite(settingsText string) int {
 	config.DialOptions = append(config.DialOptions, watch.option())
 	config.ControllerDialOptions = append(config.ControllerDialOptions, watch.option())
 
+	settings.apply(&config)
+
 	report := Report{}
 	if err := report.ask(config); err != nil {
 		fmt.Fprintln(os.Stderr, "cannot read the driver's capabilities:", err)

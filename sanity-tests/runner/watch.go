@@ -50,10 +50,10 @@ func (w *watch) intercept(ctx context.Context, method string, request, reply any
 	switch request := request.(type) {
 	case *csi.NodeStageVolumeRequest:
 		if w.settings.Access == "mount" {
-			w.uses[mountedAt(request.GetStagingTargetPath())]++
+			w.uses[w.look(request.GetStagingTargetPath())]++
 		}
 	case *csi.NodePublishVolumeRequest:
-		w.uses[mountedAt(request.GetTargetPath())]++
+		w.uses[w.look(request.GetTargetPath())]++
 	}
 	return nil
 }
@@ -92,6 +92,13 @@ func mountedAt(path string) string {
 		}
 	}
 	return found
+}
+
+func (w *watch) look(path string) string {
+	if w.settings.Agent != 0 {
+		return w.settings.mountedAt(path)
+	}
+	return mountedAt(path)
 }
 
 func (w *watch) results() (calls, uses map[string]int) {

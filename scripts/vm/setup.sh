@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 log() { printf 'vm-setup: %s\n' "$*" >&2; }
 
 tools="mkfs.ext3 mkfs.ext4 e2fsck resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs xfs_repair xfs_db xfs_io
-  mkfs.btrfs btrfs blkid blockdev losetup"
+  mkfs.btrfs btrfs blkid blockdev losetup strace"
 # The key changes with everything that goes into the cache.
 key=$({ cat "$here"/setup.sh "$here"/mkinitrd.py "$here"/vmlinux.py "$here"/init "$here"/agent.rs; uname -m; } | sha256sum | cut -c1-16)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/nifcloud-additional-storage-csi/vm-$key
@@ -46,7 +46,7 @@ rustc -O --edition 2024 --target x86_64-unknown-linux-musl -o "$work/agent" "$he
 log "building the initial RAM disk"
 args=()
 for tool in $tools; do
-  path=$(command -v "$tool") || { log "$tool is missing: apt-get install e2fsprogs xfsprogs btrfs-progs util-linux"; exit 69; }
+  path=$(command -v "$tool") || { log "$tool is missing: apt-get install e2fsprogs xfsprogs btrfs-progs util-linux strace"; exit 69; }
   args+=(--program "$path")
 done
 python3 "$here/mkinitrd.py" "$work/base.cpio" --init "$here/init" --modules-root "$work/kernel" --version "$version" \

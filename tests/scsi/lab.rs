@@ -136,6 +136,11 @@ impl Lab {
         &self.machines[0]
     }
 
+    /// The controller's socket.
+    pub(crate) fn controller_socket(&self) -> PathBuf {
+        self.dir.join("controller.sock")
+    }
+
     /// A new sparse disk image.
     pub(crate) fn image(&self, mib: u64) -> Result<PathBuf> {
         let number = self.disks.fetch_add(1, Ordering::Relaxed);

@@ -122,6 +122,11 @@ impl Machine {
         Ok(())
     }
 
+    /// The port of the VM's agent.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.load(Ordering::Relaxed)
+    }
+
     /// A channel to the plugin, through the VM's agent; connects at the first call.
     pub(crate) fn channel(&self) -> Channel {
         let port = Arc::clone(&self.port);

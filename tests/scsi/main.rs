@@ -18,12 +18,14 @@
 
 mod faults;
 mod identity;
+mod kill;
 mod lab;
 mod life;
 mod machine;
 mod many;
 mod power;
 mod pulled;
+mod sanity;
 mod volume;
 
 use std::future::Future;
@@ -87,6 +89,7 @@ fn groups() -> Vec<Group> {
             },
             faults::CASES,
         ),
+        group("kill", one(), kill::CASES),
         group("power", one(), power::CASES),
         group("full", one(), many::FULL),
         group("pulled", one(), pulled::CASES),
@@ -105,6 +108,14 @@ fn groups() -> Vec<Group> {
                 ..one()
             },
             many::TWO,
+        ),
+        group(
+            "sanity",
+            Spec {
+                more_vms: 1,
+                ..one()
+            },
+            sanity::CASES,
         ),
     ]
 }

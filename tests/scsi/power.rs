@@ -90,9 +90,12 @@ async fn in_use(lab: Arc<Lab>) -> Result<()> {
 /// The cuts come at other moments in each round; half-made disks are told from data by their marks.
 async fn while_formatting(lab: Arc<Lab>) -> Result<()> {
     let vm = lab.vm();
-    for wait in [150, 400, 900] {
-        // Large, so that making takes a while.
-        let volumes = one_of_each(&lab, &FORMS, 200 << 10)?;
+    for wait in [300, 900] {
+        // Large, so that making takes a while; ext3 writes all its inode tables.
+        let mut volumes = one_of_each(&lab, &FORMS[..3], 60 << 10)?;
+        volumes.push(Volume::new(&lab, FORMS[3], 8 << 10, 4)?);
+        // The cut comes at another one each time.
+        fastrand::shuffle(&mut volumes);
         for volume in &volumes {
             vm.plug(&volume.plug).await?;
         }
@@ -106,7 +109,7 @@ async fn while_formatting(lab: Arc<Lab>) -> Result<()> {
             () = staging => {}
             () = sleep(Duration::from_millis(wait)) => {}
         }
-        power_cycle(vm, &volumes, wait == 400).await?;
+        power_cycle(vm, &volumes, wait == 300).await?;
         for volume in &volumes {
             volume.stage(vm).await.context("stage after the cut")?;
             volume.publish(vm).await.context("publish after the cut")?;
