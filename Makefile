@@ -9,7 +9,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanity bench lint build release crash scsi e2e clean
+.PHONY: help demo test sanity bench lint build release crash scsi e2e quickstart clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 
 	@scripts/prepare.sh e2e
 	@cargo build --locked --target $(MUSL)
 	@python3 tests/e2e/run.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN) $(E2E)
+
+quickstart: ## Run the documentation's commands for the embedded cloud on a live Kubernetes (as e2e: root, long the first time)
+	@scripts/prepare.sh e2e
+	@cargo build --locked --target $(MUSL)
+	@python3 tests/e2e/quickstart.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
 
 clean: ## Remove what was built
 	@cargo clean

@@ -270,6 +270,14 @@ class Promises(unittest.TestCase):
                         if arg.startswith("--") and not arg.startswith("--extra"):
                             self.assertIn(arg[2:].split("=")[0], fields, name)
 
+    def test_every_container_of_the_driver_has_the_same_image_with_a_version(self):
+        for name, rendered in self.rendered():
+            used = {container["image"] for document in rendered for container in containers(document)
+                    if NAME in container["image"]}
+            used.discard("registry.example/team/nifcloud-additional-storage-csi:controller")
+            self.assertEqual(len(used), 1, f"{name}: {used}")
+            self.assertRegex(used.pop(), r"[:@].+$", name)
+
     def test_a_selector_chooses_the_drivers_own_pods(self):
         for name, rendered in self.rendered():
             templates = [document["spec"]["template"]["metadata"]["labels"]

@@ -30,9 +30,21 @@ class Image:
         self._buffer = io.BytesIO()
         self._layer = tarfile.open(fileobj=self._buffer, mode="w")
         self._seen: set[str] = set()
+        self._merged = False
+
+    def merge_usr(self) -> None:
+        """/bin, /sbin and /lib are links into /usr, as in the image that the Dockerfile makes."""
+        for name in ("bin", "sbin", "lib", "lib64"):
+            self.directory(f"usr/{name}")
+            self.link(name, f"usr/{name}")
+        self._merged = True
+
+    def _place(self, path: str) -> str:
+        path = path.strip("/")
+        return f"usr/{path}" if self._merged and path.split("/")[0] in ("bin", "sbin", "lib", "lib64") else path
 
     def directory(self, path: str, mode: int = 0o755) -> None:
-        path = path.strip("/")
+        path = self._place(path)
         parent = os.path.dirname(path)
         if not path or path in self._seen:
             return
@@ -43,7 +55,7 @@ class Image:
         self._layer.addfile(info)
 
     def data(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        path = path.strip("/")
+        path = self._place(path)
         if path in self._seen:
             return
         self.directory(os.path.dirname(path))
@@ -166,6 +178,7 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
 
 def driver_image(root: Path, driver: Path, tag: str) -> Image:
     image = Image(tag, entrypoint=["/nifcloud-additional-storage-csi"])
+    image.merge_usr()
     image.data("nifcloud-additional-storage-csi", driver.read_bytes(), 0o755)
     for name in contents():
         if not name.startswith("/"):
