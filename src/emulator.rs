@@ -17,6 +17,7 @@ mod backend;
 pub mod config;
 mod control;
 mod core;
+mod devices;
 mod faults;
 pub mod qmp;
 mod server;
@@ -38,6 +39,7 @@ pub use config::{
 };
 pub use control::Control;
 pub use core::Event;
+pub use devices::{BadRegion, DeviceFaults};
 pub use faults::{Effect, HeldCall, Rule, RuleInForce};
 pub use state::{AttachmentRecord, Change, DiskRecord, Refusal, State, VmRecord};
 

@@ -1,4 +1,6 @@
-//! The admin endpoint: state, latency, rate limit, faults, VMs, as JSON.
+//! The admin endpoint: state, latency, rate limit, faults, VMs, devices, as JSON.
+
+mod devices;
 
 use std::sync::Arc;
 
@@ -49,6 +51,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/held/{id}/{decision}", post(decide))
         .route("/vms/{name}/{verb}", post(change_vm))
         .route("/disks", post(put_disk))
+        .merge(devices::routes())
         .with_state(control)
 }
 
@@ -66,7 +69,19 @@ async fn help() -> &'static str {
      PUT    /faults/seed  a number: the same draws again\n\
      POST   /held/ID/release, /held/ID/drop\n\
      POST   /vms/NAME/start, stop, delete, rename {to}, add {zone}\n\
-     POST   /disks        a disk as /state shows it\n"
+     POST   /disks        a disk as /state shows it\n\
+     \n\
+     Devices of disks (backend qmp; the API's answers stay as if all were well; NAME may be * for every other disk):\n\
+     GET    /disks/NAME/device\n\
+     PUT    /disks/NAME/device  {absent?,late_ms?,silent?,read_only?,no_identity?,io_errors?} from its next plugging on,\n\
+     \x20                    io_errors also at once: any of \"all\", \"first\", \"middle\", \"last\" (64 KiB each),\n\
+     \x20                    {first,count} (sectors)\n\
+     DELETE /disks/NAME/device\n\
+     POST   /disks/NAME/device/pull     {silent?}       out of the VM, while the API says attached\n\
+     POST   /disks/NAME/device/put      {silent?}       back into its place\n\
+     POST   /disks/NAME/device/swap     {with,silent?}  each into the other's place\n\
+     POST   /disks/NAME/device/replace  {with,silent?}  that one's device into this one's place\n\
+     \x20                    silent: the guest gets no message, and shows what it knew before\n"
 }
 
 fn outcome(result: Result<(), Refusal>) -> Response {

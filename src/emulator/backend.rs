@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use super::config::{BackendKind, Config};
+use super::devices::DeviceFaults;
 use super::state::DiskRecord;
 
 /// Makes the books true. Every method may be called again after a restart and then finds its work done.
@@ -26,6 +27,34 @@ pub(super) trait Backend: Send + Sync + std::fmt::Debug {
     /// After a start, before disks are plugged again: removes what an emulator that was killed left behind.
     async fn restore(&self, _disks: &[DiskRecord]) -> Result<(), BackendError> {
         Ok(())
+    }
+    /// How the device of a disk of this name misbehaves.
+    fn faults(&self, _disk: &str) -> DeviceFaults {
+        DeviceFaults::default()
+    }
+    /// Makes devices of disks of this name misbehave from their next plugging on (`"*"`: all that have no faults of
+    /// their own), and this one at once where that can be.
+    async fn set_faults(
+        &self,
+        _name: &str,
+        _faults: Option<DeviceFaults>,
+        _disk: Option<&DiskRecord>,
+    ) -> Result<(), BackendError> {
+        Err(no_faults())
+    }
+    /// Takes a device out behind the books.
+    async fn pull(&self, _disk: &DiskRecord, _silent: bool) -> Result<(), BackendError> {
+        Err(no_faults())
+    }
+    /// Plugs a device that was pulled, wherever it is asked to.
+    async fn put(
+        &self,
+        _disk: &DiskRecord,
+        _vm: &str,
+        _target: u8,
+        _silent: bool,
+    ) -> Result<(), BackendError> {
+        Err(no_faults())
     }
     /// A VM has another name now.
     fn rename_vm(&self, _from: &str, _to: &str) {}
@@ -48,6 +77,10 @@ impl BackendError {
             reason: reason.to_string(),
         }
     }
+}
+
+fn no_faults() -> BackendError {
+    BackendError::new("break a device", "only the qmp backend can")
 }
 
 /// No disk at all.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::backend::BackendError;
 use super::config::is_vm_name;
 use super::config::{Latency, RateLimit, Switches};
 use super::core::{Core, Event};
+use super::devices::DeviceFaults;
 use super::faults::{Decision, HeldCall, Rule, RuleInForce};
 use super::state::{Change, DiskRecord, Refusal, State};
 
@@ -222,9 +224,75 @@ impl Control {
     /// Plugs a VM's disks again after it was powered on anew (`qmp` backend).
     ///
     /// # Errors
-    /// [`super::BackendError`].
-    pub async fn replug(&self, vm: &str) -> Result<(), super::BackendError> {
+    /// [`BackendError`].
+    pub async fn replug(&self, vm: &str) -> Result<(), BackendError> {
         self.core.replug(vm).await
+    }
+
+    /// How the device of a disk of this name misbehaves.
+    #[must_use]
+    pub fn device_faults(&self, disk: &str) -> DeviceFaults {
+        self.core.device_faults(disk)
+    }
+
+    /// Makes the device of a disk of this name misbehave, whether the disk exists or not; `"*"` means all disks that
+    /// have no faults of their own. `None` ends it.
+    ///
+    /// # Errors
+    /// [`BackendError`] when the backend has no such devices, or QEMU refuses.
+    pub async fn set_device_faults(
+        &self,
+        disk: &str,
+        faults: Option<DeviceFaults>,
+    ) -> Result<(), BackendError> {
+        if let Some(Err(reason)) = faults.as_ref().map(DeviceFaults::check) {
+            return Err(BackendError::new("break a device", reason));
+        }
+        self.core.set_device_faults(disk, faults).await
+    }
+
+    /// Takes an attached disk's device out of its VM; the books still say `attached`. If `silent`, the guest is not
+    /// told, and keeps a device that answers nothing.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub async fn pull_device(&self, disk: &str, silent: bool) -> Result<(), BackendError> {
+        self.core.pull(disk, silent).await
+    }
+
+    /// Plugs an attached disk's device where the books say, after [`Control::pull_device`] or when it was absent.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub async fn put_device(&self, disk: &str, silent: bool) -> Result<(), BackendError> {
+        self.core.put(disk, silent).await
+    }
+
+    /// Plugs two attached disks' devices into each other's places.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub async fn swap_devices(
+        &self,
+        one: &str,
+        other: &str,
+        silent: bool,
+    ) -> Result<(), BackendError> {
+        self.core.swap(one, other, silent).await
+    }
+
+    /// Takes `old`'s device out and plugs `new`'s into its place. If `silent`, the guest still shows what it knew of
+    /// `old`, and reads and writes `new`.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub async fn replace_device(
+        &self,
+        old: &str,
+        new: &str,
+        silent: bool,
+    ) -> Result<(), BackendError> {
+        self.core.replace(old, new, silent).await
     }
 
     /// Waits until nothing is in flight.

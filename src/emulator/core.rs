@@ -1,6 +1,7 @@
 //! The running cloud: takes a call, applies faults, changes the books, lets time and the backend do the rest.
 
 mod change;
+mod device;
 mod live;
 
 use std::collections::HashMap;

@@ -4,6 +4,8 @@
 //! them. The disk is a raw sparse file; the guest sees what a VMware guest sees: vendor, model, a 32-digit serial
 //! number and a world-wide name.
 
+mod faults;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
+
+pub use faults::BadIo;
 
 /// How long one command may take; QEMU answers in milliseconds, and a guest gives a disk up in less than a second.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -148,33 +152,39 @@ impl Qmp {
     /// # Errors
     /// [`QmpError::Refused`] when the slot is taken or another VM holds the file's lock.
     pub async fn plug(&mut self, disk: &Plug) -> Result<(), QmpError> {
-        let node = node_name(&disk.id);
-        let file = json!({ "driver": "file", "filename": disk.file, "discard": "unmap" });
-        let file = if disk.bad_sectors.is_empty() {
-            file
-        } else {
-            let rules: Vec<Value> = disk
-                .bad_sectors
-                .iter()
-                .map(|sector| json!({ "event": "none", "errno": 5, "sector": sector, "iotype": "read" }))
-                .chain(disk.bad_sectors.iter().map(|sector| {
-                    json!({ "event": "none", "errno": 5, "sector": sector, "iotype": "write" })
-                }))
-                .collect();
-            json!({ "driver": "blkdebug", "image": file, "inject-error": rules })
-        };
+        let bad = BadIo::Sectors(disk.bad_sectors.clone());
+        let bad = (!disk.bad_sectors.is_empty()).then_some(&bad);
+        self.plug_bad(disk, bad).await
+    }
+
+    /// [`Qmp::plug`] of a disk with bad regions.
+    ///
+    /// # Errors
+    /// As [`Qmp::plug`].
+    pub async fn plug_bad(&mut self, disk: &Plug, bad: Option<&BadIo>) -> Result<(), QmpError> {
+        let (node, file) = (node_name(&disk.id), file_name(&disk.id));
+        let file = json!({
+            "driver": "file", "node-name": file, "filename": disk.file, "discard": "unmap",
+        });
         let block = json!({
             "driver": "raw", "node-name": node, "file": file, "read-only": disk.read_only, "discard": "unmap",
         });
         self.call("blockdev-add", block).await?;
-        let device = device_arguments(disk);
-        if let Err(error) = self.call("device_add", device).await {
-            // The node alone would hold the file's lock for ever.
-            self.call("blockdev-del", json!({ "node-name": node }))
-                .await?;
-            return Err(error);
+        let mut added = Ok(());
+        if let Some(bad) = bad {
+            added = self.fail_io(&disk.id, disk.read_only, bad).await;
         }
-        Ok(())
+        if added.is_ok() {
+            added = self
+                .call("device_add", device_arguments(disk))
+                .await
+                .map(drop);
+        }
+        if added.is_err() {
+            // The nodes alone would hold the file's lock for ever.
+            self.remove_nodes(&disk.id).await?;
+        }
+        added
     }
 
     /// Unplugs a disk, whether the guest still uses it or not. A disk that is not plugged is success.
@@ -187,10 +197,20 @@ impl Qmp {
             Err(QmpError::Refused { reason, .. }) if reason.contains("not found") => {}
             Err(error) => return Err(error),
         }
-        match self
-            .call("blockdev-del", json!({ "node-name": node_name(id) }))
-            .await
-        {
+        self.remove_nodes(id).await
+    }
+
+    async fn remove_nodes(&mut self, id: &str) -> Result<(), QmpError> {
+        self.remove_node(node_name(id)).await?;
+        self.remove_node(faults::bad_name(id)).await
+    }
+
+    /// Removes a block node; one that is not there is success.
+    async fn remove_node(&mut self, name: String) -> Result<(), QmpError> {
+        let removed = self
+            .call("blockdev-del", json!({ "node-name": name }))
+            .await;
+        match removed {
             Ok(_) => Ok(()),
             Err(QmpError::Refused { reason, .. })
                 if reason.contains("not find") || reason.contains("ailed to find") =>
@@ -267,6 +287,10 @@ impl Qmp {
 
 fn node_name(id: &str) -> String {
     format!("node-{id}")
+}
+
+fn file_name(id: &str) -> String {
+    format!("file-{id}")
 }
 
 fn device_arguments(disk: &Plug) -> Value {

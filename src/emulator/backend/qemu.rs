@@ -1,171 +1,280 @@
 //! Disks of QEMU virtual machines: plugged into their pvscsi controller while they run.
 
-use std::collections::BTreeMap;
+mod line;
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
-use super::super::qmp::{Plug, Qmp, QmpError};
+use super::super::devices::DeviceFaults;
+use super::super::qmp::Plug;
 use super::super::state::DiskRecord;
 use super::{Backend, BackendError, remove_file, size_image};
+use line::{Line, Work};
+
+/// Faults of disks that have none of their own.
+const ALL: &str = "*";
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Qemu {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     images: PathBuf,
-    sockets: std::sync::Mutex<BTreeMap<String, PathBuf>>,
-    connections: Mutex<BTreeMap<String, Qmp>>,
+    /// By the VM's name.
+    lines: Mutex<BTreeMap<String, Arc<Line>>>,
+    /// By the disk's name.
+    faults: Mutex<BTreeMap<String, DeviceFaults>>,
+    /// By the disk's unique id.
+    devices: Mutex<HashMap<String, Arc<AsyncMutex<Device>>>>,
+    closed: AtomicBool,
+}
+
+/// Where a disk's device really is; the books may say something else.
+#[derive(Debug, Default)]
+struct Device {
+    plugged: Option<Arc<Line>>,
+    read_only: bool,
+    /// A device that is late comes only if this is unchanged.
+    turn: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The 32 digits that VMware shows as a disk's serial: its prefix, then digits of our own.
+fn serial(disk: &DiskRecord) -> String {
+    let digits: String = disk
+        .unique_id
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .collect();
+    format!("6000c29{digits:0>25}")
 }
 
 impl Qemu {
     pub(super) fn new(images: PathBuf, sockets: BTreeMap<String, PathBuf>) -> Self {
+        let lines = sockets
+            .into_iter()
+            .map(|(vm, socket)| (vm, Arc::new(Line::new(socket))));
         Self {
-            images,
-            sockets: std::sync::Mutex::new(sockets),
-            connections: Mutex::default(),
+            shared: Arc::new(Shared {
+                images,
+                lines: Mutex::new(lines.collect()),
+                faults: Mutex::default(),
+                devices: Mutex::default(),
+                closed: AtomicBool::new(false),
+            }),
         }
     }
+}
 
-    fn sockets(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, PathBuf>> {
-        self.sockets
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
+impl Shared {
     fn image(&self, disk: &DiskRecord) -> PathBuf {
         self.images.join(format!("{}.img", disk.unique_id))
     }
 
-    /// The 32 digits that VMware shows as a disk's serial: its prefix, then digits of our own.
-    fn serial(disk: &DiskRecord) -> String {
-        let digits: String = disk
-            .unique_id
-            .chars()
-            .filter(char::is_ascii_hexdigit)
-            .collect();
-        format!("6000c29{digits:0>25}")
+    fn line(&self, vm: &str) -> Result<Arc<Line>, BackendError> {
+        let line = lock(&self.lines).get(vm).cloned();
+        line.ok_or_else(|| {
+            BackendError::new(format!("reach {vm}"), "it has no control socket of QEMU")
+        })
     }
 
-    /// Does `work` on the VM's connection; a broken connection is made anew once (the VM may have been rebooted).
-    async fn perform(&self, vm: &str, work: &Work) -> Result<(), BackendError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            BackendError::new(format!("{} {vm}", work.name()), error)
+    fn device(&self, disk: &DiskRecord) -> Arc<AsyncMutex<Device>> {
+        Arc::clone(
+            lock(&self.devices)
+                .entry(disk.unique_id.clone())
+                .or_default(),
+        )
+    }
+
+    fn faults(&self, disk: &str) -> DeviceFaults {
+        let faults = lock(&self.faults);
+        let own = faults.get(disk).or_else(|| faults.get(ALL));
+        own.cloned().unwrap_or_default()
+    }
+
+    async fn plug(
+        &self,
+        device: &mut Device,
+        disk: &DiskRecord,
+        line: Arc<Line>,
+        target: u8,
+        silent: bool,
+    ) -> Result<(), BackendError> {
+        let faults = self.faults(&disk.name);
+        let plug = Plug {
+            id: disk.unique_id.clone(),
+            file: self.image(disk),
+            bus: 0,
+            target,
+            serial: (!faults.no_identity).then(|| serial(disk)),
+            read_only: faults.read_only,
+            bad_sectors: Vec::new(),
         };
-        let socket = self.sockets().get(vm).cloned();
-        let socket = socket.ok_or_else(|| failed(&"no such VM"))?;
-        let mut connections = self.connections.lock().await;
-        if let Some(qmp) = connections.get_mut(vm) {
-            match work.run(qmp).await {
-                Err(QmpError::Unreachable { .. }) => {
-                    connections.remove(vm);
-                }
-                other => return other.map_err(|e| failed(&e)),
-            }
-        }
-        let mut qmp = Qmp::connect(&socket).await.map_err(|e| failed(&e))?;
-        let result = work.run(&mut qmp).await.map_err(|e| failed(&e));
-        connections.insert(vm.to_owned(), qmp);
-        result
-    }
-}
-
-/// What QEMU is asked to do.
-#[derive(Debug)]
-enum Work {
-    Plug(Plug),
-    Unplug { id: String },
-    Resize { id: String, bytes: u64 },
-}
-
-impl Work {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Plug(_) => "plug a disk into",
-            Self::Unplug { .. } => "unplug a disk from",
-            Self::Resize { .. } => "grow a disk of",
-        }
+        let (bad, silent) = (faults.bad_io(disk.size), silent || faults.silent);
+        line.perform(&Work::Plug { plug, bad, silent }).await?;
+        device.plugged = Some(line);
+        device.read_only = faults.read_only;
+        Ok(())
     }
 
-    async fn run(&self, qmp: &mut Qmp) -> Result<(), QmpError> {
-        match self {
-            Self::Plug(plug) => {
-                if qmp.plugged().await?.contains(&plug.id) {
-                    return Ok(());
-                }
-                qmp.plug(plug).await
+    async fn unplug(disk: &DiskRecord, line: &Line, silent: bool) -> Result<(), BackendError> {
+        let id = disk.unique_id.clone();
+        line.perform(&Work::Unplug { id, silent }).await
+    }
+
+    /// Plugs a disk after a while, unless something else happens to it before.
+    fn plug_later(
+        self: Arc<Self>,
+        wait: u64,
+        turn: u64,
+        disk: DiskRecord,
+        line: Arc<Line>,
+        target: u8,
+    ) {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let device = self.device(&disk);
+            let mut device = device.lock().await;
+            if device.turn != turn || self.closed.load(Ordering::Relaxed) {
+                return;
             }
-            Self::Unplug { id } => qmp.unplug(id).await,
-            Self::Resize { id, bytes } => qmp.resize(id, *bytes).await,
-        }
+            if let Err(error) = self.plug(&mut device, &disk, line, target, false).await {
+                tracing::error!(%error, disk = disk.name, "the late device did not come");
+            }
+        });
     }
 }
 
 #[async_trait]
 impl Backend for Qemu {
     async fn attach(&self, disk: &DiskRecord, vm: &str, target: u8) -> Result<(), BackendError> {
-        let image = self.image(disk);
-        size_image(&image, disk.size)?;
-        let plug = Plug {
-            id: disk.unique_id.clone(),
-            file: image,
-            bus: 0,
-            target,
-            serial: Some(Self::serial(disk)),
-            read_only: false,
-            bad_sectors: Vec::new(),
-        };
-        self.perform(vm, &Work::Plug(plug)).await
+        size_image(&self.shared.image(disk), disk.size)?;
+        let (line, faults) = (self.shared.line(vm)?, self.shared.faults(&disk.name));
+        let device = self.shared.device(disk);
+        let mut device = device.lock().await;
+        device.turn += 1;
+        if faults.absent {
+            return Ok(());
+        }
+        if faults.late_ms > 0 {
+            let shared = Arc::clone(&self.shared);
+            shared.plug_later(faults.late_ms, device.turn, disk.clone(), line, target);
+            return Ok(());
+        }
+        self.shared
+            .plug(&mut device, disk, line, target, false)
+            .await
     }
 
     async fn detach(&self, disk: &DiskRecord, vm: &str, _target: u8) -> Result<(), BackendError> {
-        self.perform(
-            vm,
-            &Work::Unplug {
-                id: disk.unique_id.clone(),
-            },
-        )
-        .await
+        let device = self.shared.device(disk);
+        let mut device = device.lock().await;
+        device.turn += 1;
+        let line = match &device.plugged {
+            Some(line) => Arc::clone(line),
+            None => self.shared.line(vm)?,
+        };
+        let silent = self.shared.faults(&disk.name).silent && device.plugged.is_some();
+        Shared::unplug(disk, &line, silent).await?;
+        device.plugged = None;
+        Ok(())
     }
 
     async fn extend(&self, disk: &DiskRecord, gib: u32) -> Result<(), BackendError> {
-        // QEMU grows the file itself and tells the controller; the guest sees it after a rescan.
-        match &disk.attachment {
-            Some(at) => {
-                let id = disk.unique_id.clone();
-                self.perform(
-                    &at.vm,
-                    &Work::Resize {
-                        id,
-                        bytes: u64::from(gib) << 30,
-                    },
-                )
-                .await
+        let device = self.shared.device(disk);
+        let device = device.lock().await;
+        match &device.plugged {
+            // QEMU grows the file itself and tells the controller; the guest sees it after a rescan.
+            Some(line) => {
+                let (id, bytes) = (disk.unique_id.clone(), u64::from(gib) << 30);
+                line.perform(&Work::Resize { id, bytes }).await
             }
-            None => size_image(&self.image(disk), gib),
+            None => size_image(&self.shared.image(disk), gib),
         }
     }
 
     async fn delete(&self, disk: &DiskRecord) -> Result<(), BackendError> {
-        remove_file(&self.image(disk))
+        remove_file(&self.shared.image(disk))?;
+        lock(&self.shared.devices).remove(&disk.unique_id);
+        lock(&self.shared.faults).remove(&disk.name);
+        Ok(())
+    }
+
+    fn faults(&self, disk: &str) -> DeviceFaults {
+        self.shared.faults(disk)
+    }
+
+    async fn set_faults(
+        &self,
+        name: &str,
+        faults: Option<DeviceFaults>,
+        disk: Option<&DiskRecord>,
+    ) -> Result<(), BackendError> {
+        match faults {
+            Some(faults) => lock(&self.shared.faults).insert(name.to_owned(), faults),
+            None => lock(&self.shared.faults).remove(name),
+        };
+        let Some(disk) = disk else { return Ok(()) };
+        let device = self.shared.device(disk);
+        let device = device.lock().await;
+        let Some(line) = &device.plugged else {
+            return Ok(());
+        };
+        let (id, read_only) = (disk.unique_id.clone(), device.read_only);
+        let bad = self.shared.faults(name).bad_io(disk.size);
+        line.perform(&Work::Bad { id, read_only, bad }).await
+    }
+
+    async fn pull(&self, disk: &DiskRecord, silent: bool) -> Result<(), BackendError> {
+        let device = self.shared.device(disk);
+        let mut device = device.lock().await;
+        device.turn += 1;
+        if let Some(line) = &device.plugged {
+            Shared::unplug(disk, line, silent).await?;
+        }
+        device.plugged = None;
+        Ok(())
+    }
+
+    async fn put(
+        &self,
+        disk: &DiskRecord,
+        vm: &str,
+        target: u8,
+        silent: bool,
+    ) -> Result<(), BackendError> {
+        let line = self.shared.line(vm)?;
+        let device = self.shared.device(disk);
+        let mut device = device.lock().await;
+        device.turn += 1;
+        self.shared
+            .plug(&mut device, disk, line, target, silent)
+            .await
     }
 
     fn rename_vm(&self, from: &str, to: &str) {
-        let mut sockets = self.sockets();
-        if let Some(socket) = sockets.remove(from) {
-            // The connection is found by name as well: under the new one it is made anew.
-            sockets.insert(to.to_owned(), socket);
-        }
-        drop(sockets);
-        if let Ok(mut connections) = self.connections.try_lock() {
-            connections.remove(from);
+        let mut lines = lock(&self.shared.lines);
+        if let Some(line) = lines.remove(from) {
+            lines.insert(to.to_owned(), line);
         }
     }
 
     fn release(&self) {
-        // A connection that is in use ends with its work.
-        if let Ok(mut connections) = self.connections.try_lock() {
-            connections.clear();
+        self.shared.closed.store(true, Ordering::Relaxed);
+        for line in lock(&self.shared.lines).values() {
+            line.close();
         }
     }
 }

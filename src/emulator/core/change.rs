@@ -77,7 +77,7 @@ impl Core {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_of(&self, disk: &DiskRecord) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn lock_of(&self, disk: &DiskRecord) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(self.locks().entry(disk.unique_id.clone()).or_default())
     }
 
