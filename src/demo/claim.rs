@@ -9,6 +9,8 @@ use tonic::{Request, Status};
 
 use crate::csi::node::DEVICE_PATH;
 use crate::domain::DRIVER_NAME;
+use crate::domain::id::DiskName;
+use crate::domain::params::CONTEXT_FS_UUID;
 use crate::domain::topology::{NODE_KEY, ZONE_KEY};
 use crate::proto::csi::v1::controller_client::ControllerClient;
 use crate::proto::csi::v1::node_client::NodeClient;
@@ -87,13 +89,18 @@ impl Claim {
         }
     }
 
-    /// A volume that is there already, in a slot of the VM (`SCSI (0:3)`).
+    /// A volume that CreateVolume made and that is attached already, in a slot of the VM (`SCSI (0:3)`).
     #[must_use]
     pub fn existing(form: Form, id: String, slot: String) -> Self {
         let attached = HashMap::from([(DEVICE_PATH.to_owned(), slot)]);
+        let promised = DiskName::parse(&id).map(|disk| disk.fs_uuid().to_string());
         Self {
             id,
             attached,
+            context: promised
+                .map(|uuid| (CONTEXT_FS_UUID.to_owned(), uuid))
+                .into_iter()
+                .collect(),
             ..Self::new(form)
         }
     }
