@@ -14,6 +14,15 @@ from driver import Cloud, Driver
 
 IMAGE = "localhost/test:1"
 CLASS = "nifcloud-standard-flash"
+XFS = "nifcloud-standard-flash-xfs"
+# Where a walk runs. SHARED walks run side by side and disturb nobody; SPARE walks run one after the other, beside the
+# shared ones, on the nodes of a zone of their own; ALONE walks disturb everybody and come last.
+SHARED, SPARE_LANE, ALONE = "shared", "spare", "alone"
+# The label and taint of the spare nodes.
+SPARE = "e2e-spare"
+# Pods leave a node that is gone at once, not after Kubernetes' five minutes.
+QUICK = [{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
+         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")]
 
 
 @dataclass
@@ -26,6 +35,7 @@ class World:
     logs: Path
     figures: dict[str, float] = field(default_factory=dict)
     space: str = "default"
+    spare: bool = False
 
     @property
     def api(self) -> Api:
@@ -41,13 +51,22 @@ class World:
 
     def pod(self, name: str, *claims: str, node: str | None = None, **spec) -> dict:
         return self.apply({"kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
-                           "spec": pod_spec(*claims, node=node, **spec)})
+                           "spec": self.spec(*claims, node=node, **spec)})
 
     def deployment(self, name: str, *claims: str, **spec) -> dict:
         labels = {"app": name}
         return self.apply({"kind": "Deployment", "metadata": {"name": name}, "spec": {
             "replicas": 1, "strategy": {"type": "Recreate"}, "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*claims, **spec)}}})
+            "template": {"metadata": {"labels": labels}, "spec": self.spec(*claims, **spec)}}})
+
+    def spec(self, *claims: str, node: str | None = None, **spec) -> dict:
+        """A pod's spec; the pods of a spare walk go to the spare nodes, and nobody else's do."""
+        if self.spare:
+            spec.setdefault("tolerations", [{"key": SPARE, "operator": "Exists"}, *QUICK])
+            spec.setdefault("nodeSelector", {SPARE: "yes"})
+        if node:
+            spec.setdefault("nodeSelector", {})["kubernetes.io/hostname"] = node
+        return pod_spec(*claims, **spec)
 
     def apply(self, thing: dict) -> dict:
         return self.api.apply(thing, self.space)
@@ -66,6 +85,13 @@ class World:
         except Failure as failure:
             events = "; ".join(self.events()[-6:])
             raise Failure(f"{failure}; events: {events}") from failure
+
+    def newest(self, app: str) -> str:
+        """The name of the app's pod that is not on its way out."""
+        def living() -> str | None:
+            pods = [p for p in self.api.list("Pod", self.space, f"app={app}") if "deletionTimestamp" not in p["metadata"]]
+            return pods[0]["metadata"]["name"] if len(pods) == 1 else None
+        return wait(f"a new pod of {app}", living, 30)
 
     def gone(self, kind: str, name: str, limit: float = 60) -> None:
         namespaced = None if kind in ("PersistentVolume", "VolumeAttachment", "Node") else self.space
@@ -112,7 +138,7 @@ class World:
             raise Failure(f"{path} in {pod} has checksum {found}, {expected} was written")
 
 
-def pod_spec(*claims: str, node: str | None = None, mode: str = "mount", **spec) -> dict:
+def pod_spec(*claims: str, mode: str = "mount", **spec) -> dict:
     """A pod that holds its claims: the first at /data, more at /data1, ... (raw block: /dev/data, ...)."""
     def suffix(index: int) -> str:
         return str(index) if index else ""
@@ -122,8 +148,6 @@ def pod_spec(*claims: str, node: str | None = None, mode: str = "mount", **spec)
         container["volumeDevices"] = [{"name": c, "devicePath": f"/dev/data{suffix(i)}"} for i, c in enumerate(claims)]
     else:
         container["volumeMounts"] = [{"name": c, "mountPath": f"/data{suffix(i)}"} for i, c in enumerate(claims)]
-    if node:
-        spec["nodeSelector"] = {"kubernetes.io/hostname": node}
     container |= spec.pop("container", {})
     return {"terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes, **spec}
 
@@ -143,7 +167,7 @@ def expect(truth: object, message: str) -> None:
 class Walk:
     promise: str
     run: Callable[[World], None]
-    alone: bool
+    lane: str
     order: int
 
 
@@ -151,11 +175,11 @@ WALKS: list[Walk] = []
 _lock = threading.Lock()
 
 
-def walk(alone: bool = False) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Registers a walk under its function's name. Walks that disturb others run `alone`, after the rest."""
+def walk(lane: str = SHARED) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    """Registers a walk under its function's name."""
     def register(function: Callable[[World], None]) -> Callable[[World], None]:
         with _lock:
-            WALKS.append(Walk(function.__name__, function, alone, len(WALKS)))
+            WALKS.append(Walk(function.__name__, function, lane, len(WALKS)))
         return function
     return register
 

@@ -28,12 +28,12 @@ sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
 import images  # noqa: E402
-from cluster import Cluster, Failure, run, wait  # noqa: E402
+from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
-from kit import WALKS, Walk, World  # noqa: E402
+from kit import ALONE, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World  # noqa: E402
 
-# node0 is the control plane's, in the first zone; node1, node2, ... are these.
-ZONES = ["east-11", "east-11", "east-12"]
+# node0 is the control plane's, in the first zone; node1, node2, ... are these. The last zone's nodes are spare.
+ZONES = ["east-11", "east-11", "east-12", SPARE_ZONE, SPARE_ZONE]
 SIDE_BY_SIDE = 4
 started = time.monotonic()
 
@@ -71,6 +71,7 @@ class Suite:
         self.logs = REPOSITORY / "target/e2e/logs"
         self.passed: list[str] = []
         self.failed: list[str] = []
+        self.interrupted = False
 
     def run(self) -> int:
         shutil.rmtree(self.logs, ignore_errors=True)
@@ -83,6 +84,7 @@ class Suite:
         try:
             self._walk(world)
         except KeyboardInterrupt:
+            self.interrupted = True
             self.failed.append("interrupted")
         except Exception:  # noqa: BLE001
             traceback.print_exc()
@@ -109,19 +111,32 @@ class Suite:
         world.driver.install()
         world.driver.wait_installed()
         say("the driver is installed")
-        lanes = [walk for walk in self.walks if not walk.alone], [walk for walk in self.walks if walk.alone]
+        for node in world.cluster.nodes:
+            if node.zone == SPARE_ZONE:
+                world.api.patch("Node", node.name, {"metadata": {"labels": {SPARE: "yes"}}, "spec": {
+                    "taints": [{"key": SPARE, "effect": "NoSchedule"}]}})
+        spare = threading.Thread(target=self._lane, args=(world, SPARE_LANE))
+        spare.start()
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            list(pool.map(lambda walk: self._one(world, walk), lanes[0]))
-        for walk in lanes[1]:
-            self._one(world, walk)
+            list(pool.map(lambda walk: self._one(world, walk), self._of(SHARED)))
+        spare.join()
+        self._lane(world, ALONE)
         if not self.failed:
             self._nothing_left(world)
         if self.options.keep:
             input(f"KUBECONFIG={world.cluster.kubeconfig} nsenter --net=/run/netns/{world.cluster.name} ...; Enter ends ")
 
+    def _of(self, lane: str) -> list[Walk]:
+        return [walk for walk in self.walks if walk.lane == lane]
+
+    def _lane(self, world: World, lane: str) -> None:
+        for walk in self._of(lane):
+            if not self.interrupted:
+                self._one(world, walk)
+
     def _one(self, world: World, walk: Walk) -> None:
         begun = time.monotonic()
-        mine = dataclasses.replace(world, space=f"walk-{walk.order}")
+        mine = dataclasses.replace(world, space=f"walk-{walk.order}", spare=walk.lane == SPARE_LANE)
         try:
             mine.api.apply({"kind": "Namespace", "metadata": {"name": mine.space}})
             wait("the namespace's account", lambda: mine.api.request(

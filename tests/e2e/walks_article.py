@@ -1,7 +1,10 @@
 """The walk of the article that every user of the driver starts with: a claim, a pod, its data after the pod's end."""
 from __future__ import annotations
 
-from kit import World, expect, walk
+import time
+
+from cluster import SPARE_ZONE
+from kit import SPARE_LANE, World, expect, seconds_since, walk
 
 
 @walk()
@@ -17,3 +20,43 @@ def a_claim_of_10_gib_becomes_a_disk_of_100_and_its_data_outlives_the_pod(world:
     world.api.delete("Pod", first["metadata"]["name"], world.space)
     second = world.running("article", other_than=first["metadata"]["uid"])
     world.check(second["metadata"]["name"], written)
+
+
+@walk(SPARE_LANE)
+def a_drained_pod_waits_for_its_zone_or_moves_inside_it_with_its_disk(world: World) -> None:
+    here, there = spare_nodes(world)
+    world.cluster.kubectl("cordon", there)
+    try:
+        world.claim("moves")
+        world.deployment("moves", "moves")
+        pod = world.running("moves")
+        expect(pod["spec"]["nodeName"] == here, f"the pod runs on {pod['spec']['nodeName']}")
+        written = world.write(pod["metadata"]["name"])
+        handle = world.handle("moves")
+
+        drain(world, here)
+        waiting = world.newest("moves")
+        world.event(waiting, r"FailedScheduling.*(unschedulable|didn't match)")
+        world.cluster.kubectl("uncordon", here)
+        pod = world.running("moves")
+        world.check(pod["metadata"]["name"], written)
+
+        world.cluster.kubectl("uncordon", there)
+        begun = time.monotonic()
+        drain(world, here)
+        moved = world.running("moves", other_than=pod["metadata"]["uid"])
+        world.figures["drain to running elsewhere (s)"] = seconds_since(begun)
+        expect(moved["spec"]["nodeName"] == there, f"the pod runs on {moved['spec']['nodeName']}, not on {there}")
+        attachment = (world.cloud.disk(handle) or {}).get("attachment") or {}
+        expect(attachment.get("vm") == there, f"the cloud says that the disk is at {attachment}")
+        world.check(moved["metadata"]["name"], written)
+    finally:
+        world.cluster.kubectl("uncordon", here, there)
+
+
+def spare_nodes(world: World) -> list[str]:
+    return [node.name for node in world.cluster.nodes if node.zone == SPARE_ZONE]
+
+
+def drain(world: World, node: str) -> None:
+    world.cluster.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
