@@ -2,6 +2,7 @@
 
 localhost/pause:1   a tiny ELF that sleeps for ever (what a pod's sandbox runs)
 localhost/test:1    busybox, the pods of the walks
+localhost/postgres:15  PostgreSQL from the distribution's packages
 and under the very names that the manifests have: the sidecars (in control/, for the control plane's node alone), and
 the driver's static binary with the file-system tools of the node's root.
 """
@@ -166,6 +167,7 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
     test.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     test.write(out / "test.tar")
 
+    postgres_image(root).write(out / "postgres.tar")
     for name in names:
         program = name.rsplit("/", 1)[-1].split(":")[0].split("@")[0]
         if (programs / program).exists():
@@ -189,6 +191,30 @@ def driver_image(root: Path, driver: Path, tag: str) -> Image:
     for directory in "etc proc sys dev run var/lib/kubelet csi keys".split():
         image.directory(directory)
     image.directory("tmp", 0o1777)
+    return image
+
+
+def postgres_image(root: Path) -> Image:
+    """The distribution's PostgreSQL with the libraries that its programs and its own modules need."""
+    image = Image("localhost/postgres:15")
+    image.directory("tmp", 0o1777)
+    for directory in "etc proc sys dev data wal var/lib".split():
+        image.directory(directory)
+    image.data("etc/passwd", b"root:x:0:0:root:/root:/bin/bash\npostgres:x:70:70:PostgreSQL:/tmp:/bin/bash\n")
+    image.data("etc/group", b"root:x:0:\npostgres:x:70:\n")
+    for program in ("bash", "sleep", "mkdir", "cat", "ls", "df", "chmod", "rm", "ln", "sync"):
+        image.program(root, find_tool(root, program))
+    image.link("bin/sh", "bash")
+    base = "/usr/lib/postgresql/15"
+    for program in ("initdb", "postgres", "pg_ctl", "pg_isready", "psql", "pgbench", "pg_amcheck", "pg_checksums"):
+        image.program(root, f"{base}/bin/{program}")
+    for module in ("dict_snowball", "plpgsql", "amcheck"):
+        image.program(root, f"{base}/lib/{module}.so")
+    for tree in ("usr/share/postgresql/15", "usr/share/zoneinfo"):
+        for file in sorted((root / tree).rglob("*")):
+            if file.is_file() and "/man/" not in str(file):
+                image.data(str(file.relative_to(root)), file.read_bytes())
+    image.config["Env"] = [f"PATH={base}/bin:/usr/bin:/bin", "LC_ALL=C", "HOME=/tmp"]
     return image
 
 
