@@ -80,6 +80,7 @@ class Cluster:
     zones: list[str]
     images: Path
     nodes: list[Node] = field(default_factory=list)
+    lost: list[Node] = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,12 +112,12 @@ class Cluster:
             wait(f"images in {node.name}", (node.dir / "var/lib/images-imported").exists, 120)
 
     def down(self) -> None:
-        for node in self.nodes:
+        for node in self.nodes + self.lost:
             self._kill(node.process)
         for process in reversed(self.processes.values()):
             self._kill(process)
         time.sleep(0.3)
-        for namespace in [f"{self.name}-{node.name}" for node in self.nodes] + [self.name]:
+        for namespace in [f"{self.name}-{node.name}" for node in self.nodes + self.lost] + [self.name]:
             run("ip", "netns", "del", namespace, check=False)
         for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{self.name}"):
             for directory, _, _ in os.walk(hierarchy, topdown=False):
@@ -218,7 +219,7 @@ class Cluster:
         self.start_api_server()
         self.start(
             "kube-controller-manager", f"{bin_}/kube-controller-manager", f"--kubeconfig={self.kubeconfig}",
-            "--leader-elect=false", "--bind-address=127.0.0.1",
+            "--leader-elect=false", "--bind-address=127.0.0.1", "--node-monitor-grace-period=20s",
             f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt")
         self.start("kube-scheduler", f"{bin_}/kube-scheduler", f"--kubeconfig={self.kubeconfig}",
                    "--leader-elect=false", "--bind-address=127.0.0.1")
@@ -241,7 +242,8 @@ class Cluster:
     def start_node(self, node: Node) -> None:
         for directory in ("upper/images", "work", "root", "var"):
             (node.dir / directory).mkdir(parents=True)
-        for image in [*self.images.glob("*.tar"), *(self.images.glob("control/*.tar") if node.control else [])]:
+        part = "control" if node.control else "spare" if node.zone == SPARE_ZONE else "main"
+        for image in [*self.images.glob("*.tar"), *self.images.glob(f"{part}/*.tar")]:
             os.link(image, node.dir / "upper/images" / image.name)
         (self.devices / node.name).mkdir(parents=True, exist_ok=True)
         self._certificate(node.name, f"/O=system:nodes/CN=system:node:{node.name}")
@@ -261,11 +263,18 @@ class Cluster:
             f"-n {self.name} route replace 10.244.{node.number}.0/24 via {node.address}",
         ):
             run("ip", *command.split())
+        self.power_on(node)
+
+    def power_on(self, node: Node) -> None:
         log = open(node.dir / "console", "ab")  # noqa: SIM115
         node.process = subprocess.Popen(
-            ["bash", str(HERE / "node/enter.sh"), f"{self.layer}:{self.root}", str(node.dir), own, self.name,
-             node.name, str(self.devices / node.name)],
+            ["bash", str(HERE / "node/enter.sh"), f"{self.layer}:{self.root}", str(node.dir), f"{self.name}-{node.name}",
+             self.name, node.name, str(self.devices / node.name)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def power_off(self, node: Node) -> None:
+        """All its processes at once; its mounts go with its namespaces."""
+        self._kill(node.process)
 
     def _node_files(self, node: Node) -> dict[str, bytes]:
         network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{
@@ -291,7 +300,7 @@ class Cluster:
 def finish_root(programs: Path, target: Path) -> None:
     """The layer over the cached packages: programs and configuration that every node of this run has."""
     for directory in ("proc sys dev run tmp mnt root etc/kubernetes etc/containerd etc/cni/net.d opt/cni bin sbin "
-                      "usr/sbin usr/local/bin var images .old devices").split():
+                      "usr/sbin usr/local/bin var images .old").split():
         (target / directory).mkdir(parents=True, exist_ok=True)
     for name in ("iptables", "iptables-save", "iptables-restore"):
         (target / "usr/sbin" / name).symlink_to("xtables-nft-multi")

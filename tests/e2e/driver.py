@@ -14,6 +14,8 @@ DRIVER = "additional-storage.csi.nifcloud.com"
 NAME = "nifcloud-additional-storage-csi"
 NAMESPACE = "kube-system"
 LOG_LEVEL = "info,additional_storage_csi=debug"
+# Where a node sees the links to its disks; the driver has the kubelet's directory anyway.
+DEVICES = "/var/lib/kubelet/e2e-devices"
 API_PORT, ADMIN_PORT = 8080, 8081
 
 
@@ -44,6 +46,10 @@ class Cloud:
                 pass
         self.cluster.stop("emulator")
 
+    def kill(self) -> None:
+        """Without warning; the loop devices stay, and so does what is mounted on them."""
+        self.cluster.stop("emulator")
+
     def sweep(self) -> None:
         """Ends loop devices over this run's images, which an emulator that was killed leaves behind."""
         listed = json.loads(run("losetup", "--json", "-l", "-O", "NAME,BACK-FILE", check=False).stdout or "{}")
@@ -52,9 +58,9 @@ class Cloud:
                 run("losetup", "-d", device["name"], check=False)
 
     def admin(self, method: str, path: str, body: object = None):
+        data, headers = (None, {}) if body is None else (json.dumps(body).encode(), {"Content-Type": "application/json"})
         request = urllib.request.Request(
-            f"http://{GATEWAY}:{ADMIN_PORT}{path}", method=method, headers={"Content-Type": "application/json"},
-            data=None if body is None else json.dumps(body).encode())
+            f"http://{GATEWAY}:{ADMIN_PORT}{path}", method=method, headers=headers, data=data)
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  (our own emulator)
             text = answer.read()
         return json.loads(text) if text else None
@@ -77,7 +83,7 @@ class Driver:
         self.cluster = cluster
         self.overlay = cluster.dir / "overlay"
 
-    def write_overlay(self) -> None:
+    def write_overlay(self, tag: str) -> None:
         """What a user writes: the Secret, and here also where the emulated cloud and its devices are."""
         self.overlay.mkdir(exist_ok=True)
         for key, value in (("access_key_id", "EMULATORKEY"), ("secret_access_key", "emulator-secret"),
@@ -92,20 +98,33 @@ class Driver:
         controller = [variable("NIFCLOUD_ENDPOINT", f"http://{GATEWAY}:{API_PORT}"),
                       variable("NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "true"), variable("LOG_LEVEL", LOG_LEVEL),
                       add("nodeSelector/node-role.kubernetes.io~1control-plane", "")]
-        node = [variable("DEVICE_DIR", "/devices"), variable("LOG_LEVEL", LOG_LEVEL),
-                add("containers/0/volumeMounts/-", {"name": "devices", "mountPath": "/devices"}),
-                add("volumes/-", {"name": "devices", "hostPath": {"path": "/devices", "type": "Directory"}})]
+        node = [variable("DEVICE_DIR", DEVICES), variable("LOG_LEVEL", LOG_LEVEL)]
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": NAMESPACE,
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "resources": [os.path.relpath(REPOSITORY / "deploy/kubernetes/base", self.overlay)],
-            "secretGenerator": [{"name": NAME, "files": ["access_key_id", "secret_access_key", "region"]}],
+            "secretGenerator": [{"name": NAME, "namespace": NAMESPACE, "files": ["access_key_id", "secret_access_key", "region"]}],
+            "images": [{"name": NAME, "newTag": tag}],
             "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(controller)},
                         {"target": {"kind": "DaemonSet"}, "patch": json.dumps(node)}],
         }), encoding="utf-8")
 
-    def install(self) -> None:
-        self.write_overlay()
+    def install(self, tag: str = "v0.1.0") -> None:
+        self.write_overlay(tag)
         self.cluster.kubectl("apply", "--server-side", "-k", str(self.overlay))
+
+    def uninstall(self) -> None:
+        self.cluster.kubectl("delete", "-k", str(self.overlay), "--timeout=90s", timeout=150)
+
+    def helm_values(self) -> dict:
+        """The overlay's settings in the chart's words."""
+        return {
+            "credentials": {"create": True, "region": "jp-east-1", "accessKeyId": "EMULATORKEY",
+                            "secretAccessKey": "emulator-secret"},
+            "log": {"level": LOG_LEVEL},
+            "controller": {"endpoint": f"http://{GATEWAY}:{API_PORT}",
+                           "extraEnv": [{"name": "NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "value": "true"}],
+                           "nodeSelector": {"node-role.kubernetes.io/control-plane": ""}},
+            "node": {"extraEnv": [{"name": "DEVICE_DIR", "value": DEVICES}]}}
 
     def wait_installed(self, limit: float = 120) -> None:
         api = self.cluster.api

@@ -3,8 +3,8 @@
 localhost/pause:1   a tiny ELF that sleeps for ever (what a pod's sandbox runs)
 localhost/test:1    busybox, the pods of the walks
 localhost/postgres:15  PostgreSQL from the distribution's packages
-and under the very names that the manifests have: the sidecars (in control/, for the control plane's node alone), and
-the driver's static binary with the file-system tools of the node's root.
+and under the very names that the manifests have: the sidecars, and the driver's static binary with the file-system
+tools of the node's root. control/ is for the control plane's node alone, main/ for those that are neither that nor spare.
 """
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ class Image:
             self.data(library, resolve(root, library).read_bytes(), 0o755)
 
     def write(self, target: Path) -> None:
-        self._layer.close()
+        if not self._layer.closed:
+            self._layer.close()
         layer = self._buffer.getvalue()
         config = json.dumps({
             "architecture": "amd64", "os": "linux", "config": self.config,
@@ -151,7 +152,8 @@ def find_tool(root: Path, name: str) -> str:
 
 def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path) -> None:
     """Makes all images; `names` are those of the manifests."""
-    (out / "control").mkdir(parents=True, exist_ok=True)
+    for part in ("control", "main"):
+        (out / part).mkdir(parents=True, exist_ok=True)
     pause = Image("localhost/pause:1", entrypoint=["/pause"])
     pause.data("pause", pause_program(), 0o755)
     pause.write(out / "0-pause.tar")
@@ -167,7 +169,7 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
     test.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     test.write(out / "test.tar")
 
-    postgres_image(root).write(out / "postgres.tar")
+    postgres_image(root).write(out / "main/postgres.tar")
     for name in names:
         program = name.rsplit("/", 1)[-1].split(":")[0].split("@")[0]
         if (programs / program).exists():
@@ -175,7 +177,12 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
             sidecar.data(program, (programs / program).read_bytes(), 0o755)
             sidecar.write(out / "control" / f"{program}.tar")
         else:
-            driver_image(root, driver, canonical(name)).write(out / "driver.tar")
+            image = driver_image(root, driver, canonical(name))
+            image.write(out / "driver.tar")
+            # To be rolled to: the same program with another configuration, so another image.
+            image.tag = canonical(f"{name.rsplit(':', 1)[0]}:e2e-next")
+            image.config["Env"].append("E2E_BUILD=next")
+            image.write(out / "driver-next.tar")
 
 
 def driver_image(root: Path, driver: Path, tag: str) -> Image:

@@ -156,6 +156,20 @@ def is_ready(pod: dict) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
 
 
+def kill_container(world: World, pod: dict, container: dict | None = None) -> None:
+    """SIGKILL from the node: inside its container a server is pid 1, which no signal of its own namespace kills."""
+    identity = (container or pod["status"]["containerStatuses"][0])["containerID"].removeprefix("containerd://")
+    world.cluster.in_node(pod["spec"]["nodeName"], f"ctr -n k8s.io tasks kill -s SIGKILL {identity}", check=False)
+
+
+def kill_kubelet(world: World, node: str) -> None:
+    """SIGKILL; the node's init starts another."""
+    old = world.cluster.in_node(node, "pidof kubelet").strip()
+    world.cluster.in_node(node, f"kill -9 {old}")
+    wait(f"another kubelet on {node}",
+         lambda: world.cluster.in_node(node, "pidof kubelet || true").strip() not in ("", old), 60)
+
+
 def expect(truth: object, message: str) -> None:
     if not truth:
         raise Failure(message)
@@ -169,17 +183,18 @@ class Walk:
     run: Callable[[World], None]
     lane: str
     order: int
+    long: bool
 
 
 WALKS: list[Walk] = []
 _lock = threading.Lock()
 
 
-def walk(lane: str = SHARED) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Registers a walk under its function's name."""
+def walk(lane: str = SHARED, long: bool = False) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    """Registers a walk under its function's name. A long one starts before the others."""
     def register(function: Callable[[World], None]) -> Callable[[World], None]:
         with _lock:
-            WALKS.append(Walk(function.__name__, function, lane, len(WALKS)))
+            WALKS.append(Walk(function.__name__, function, lane, len(WALKS), long))
         return function
     return register
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from cluster import wait
-from kit import CLASS, XFS, World, expect, is_ready, walk
+from kit import CLASS, XFS, World, expect, is_ready, kill_container, walk
 from walks_growth import ask, has
 
 REPLICAS = 3
@@ -61,13 +61,6 @@ def restarts(world: World, pod: str) -> int:
     return world.api.get("Pod", pod, world.space)["status"]["containerStatuses"][0]["restartCount"]
 
 
-def kill_container(world: World, pod: str) -> None:
-    """SIGKILL from the node: inside its container the server is pid 1, which no signal of its own namespace kills."""
-    found = world.api.get("Pod", pod, world.space)
-    container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    world.cluster.in_node(found["spec"]["nodeName"], f"ctr -n k8s.io tasks kill -s SIGKILL {container}")
-
-
 class Writer:
     """Commits numbered rows one by one through the life and death of its server, and remembers what was confirmed."""
 
@@ -93,7 +86,7 @@ class Writer:
         expect(self.confirmed and not lost, f"{self.pod}: {len(lost)} of {len(self.confirmed)} rows lost: {lost[:10]}")
 
 
-@walk()
+@walk(long=True)
 def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world: World) -> None:
     world.apply(database(REPLICAS))
     names = [f"db-{number}" for number in range(REPLICAS)]
@@ -122,7 +115,7 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
             writer.burst(50)  # some of these fail; none that was confirmed may be lost
             ready(world, writer.pod, other_than=old)
         else:
-            kill_container(world, writer.pod)
+            kill_container(world, world.api.get("Pod", writer.pod, world.space))
             wait(f"{writer.pod} restarted", lambda pod=writer.pod: restarts(world, pod) > 0, 60)
             ready(world, writer.pod)
         load.wait(60)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # enter.sh ROOTS DIR NETNS GROUP NAME DEVICES: becomes a node made of namespaces of this kernel. Its root is an overlay
-# over ROOTS (upper:lower); DEVICES, the emulator's links for this VM, becomes /devices; /var is a plain directory,
+# over ROOTS (upper:lower); DEVICES, the emulator's links for this VM, is in the kubelet's directory; /var is a plain directory,
 # because containerd's overlays cannot lie on an overlay.
 set -eu
 root=$1 dir=$2 netns=$3 group=$4 name=$5 devices=$6
@@ -31,8 +31,8 @@ mount -t tmpfs tmpfs "$new/tmp"
 mount --rbind /dev "$new/dev"
 mount --make-rprivate "$new/dev"
 # Devices are the same for all nodes, as this is one kernel; the emulator's links tell whose is which.
-mkdir -p "$new/devices"
-mount --bind "$devices" "$new/devices"
+mkdir -p "$new/var/lib/kubelet/e2e-devices"
+mount --bind "$devices" "$new/var/lib/kubelet/e2e-devices"
 mount -t tmpfs tmpfs "$new/sys/fs/cgroup"
 while IFS=: read -r _ controllers _; do
   [ -n "$controllers" ] || continue

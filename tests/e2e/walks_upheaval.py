@@ -1,0 +1,155 @@
+"""Everything that has volumes is restarted under them: kubelets, the driver, its controller, the API server, the cloud."""
+from __future__ import annotations
+
+import random
+import time
+
+from cluster import wait
+from driver import NAME, NAMESPACE
+from kit import ALONE, World, expect, is_ready, kill_container, kill_kubelet, walk
+from walks_article import drain
+
+PIPE = "trap exit TERM; n=$(tail -n 1 /data/log 2>/dev/null || echo 0); while n=$((n+1)); echo $n >> /data/log; do sync; sleep 0.1; done"
+
+
+def start_writers(world: World, count: int) -> dict[str, str]:
+    """Pods that write the numbers from 1 on; name -> uid."""
+    for number in range(count):
+        world.claim(f"writer{number}")
+        world.pod(f"writer{number}", f"writer{number}", container={"command": ["sh", "-c", PIPE]})
+    return {f"writer{n}": world.running(f"writer{n}")["metadata"]["uid"] for n in range(count)}
+
+
+def still_writing(world: World, writers: dict[str, str]) -> None:
+    """The same pods, never restarted, still write, and no number is missing."""
+    for name, uid in writers.items():
+        pod = world.api.get("Pod", name, world.space)
+        expect(pod["metadata"]["uid"] == uid and is_ready(pod), f"{name} is not the pod that it was, or not ready")
+        expect(pod["status"]["containerStatuses"][0]["restartCount"] == 0, f"{name} was restarted")
+        last = int(world.exec(name, "tail -n 1 /data/log"))
+        wait(f"{name} writes on", lambda name=name, last=last: int(world.exec(name, "tail -n 1 /data/log")) > last, 20)
+        lines, last = map(int, world.exec(name, "set -- $(wc -l < /data/log) $(tail -n 1 /data/log); echo $1 $2").split())
+        expect(abs(lines - last) <= 1, f"{name} wrote {lines} lines, the last is {last}")
+
+
+def kubelet_works(world: World, node: str) -> None:
+    """It answers by itself: what the API server tells of a node may be a minute old."""
+    wait(f"{node}'s kubelet", lambda: world.api.request("GET", f"/api/v1/nodes/{node}/proxy/healthz") == "ok", 60)
+    wait(f"{node} Ready", lambda: world.cluster.ready(node), 60)
+    wait(f"{node} with the driver", lambda: world.driver.registered(node), 60)
+
+
+def a_new_claim_works(world: World, name: str, limit: float = 90) -> None:
+    world.claim(name)
+    world.pod(name, name)
+    world.running(name, limit)
+    world.write(name, mib=1)
+
+
+@walk(ALONE)
+def kubelets_restart_under_live_volumes_and_on_drained_nodes(world: World) -> None:
+    writers = start_writers(world, 3)
+    workers = [node.name for node in world.cluster.nodes if not node.control]
+    for node in workers:
+        kill_kubelet(world, node)
+    for node in workers:
+        kubelet_works(world, node)
+    still_writing(world, writers)
+    # The order of an upgrade: drain, restart, uncordon; a deployment moves along.
+    world.claim("moves")
+    world.deployment("moves", "moves")
+    pod = world.running("moves")
+    written = world.write(pod["metadata"]["name"])
+    for _ in range(2):
+        node = pod["spec"]["nodeName"]
+        drain(world, node)
+        kill_kubelet(world, node)
+        kubelet_works(world, node)
+        world.cluster.kubectl("uncordon", node)
+        pod = world.running("moves", other_than=pod["metadata"]["uid"])
+        world.check(pod["metadata"]["name"], written)
+
+
+@walk(ALONE)
+def the_driver_is_rolled_to_another_image_and_back_while_pods_write(world: World) -> None:
+    writers = start_writers(world, 3)
+    for number, tag in enumerate(("e2e-next", "v0.1.0")):
+        world.driver.install(tag)
+        for workload in (f"deployment/{NAME}-controller", f"daemonset/{NAME}-node"):
+            world.cluster.kubectl("rollout", "status", "-n", NAMESPACE, workload, "--timeout=120s")
+        images = {c["image"] for pod in world.driver.pods("node") for c in pod["spec"]["containers"]}
+        expect(all(image.endswith(f":{tag}") for image in images), f"the node pods run {images}")
+        world.driver.wait_installed()
+        still_writing(world, writers)
+        a_new_claim_works(world, f"during{number}")
+    # What was staged by one build is released by another.
+    for name in writers:
+        world.api.delete("Pod", name, world.space)
+        world.gone("Pod", name)
+
+
+@walk(ALONE)
+def twenty_claims_survive_a_controller_killed_at_random(world: World) -> None:
+    chance, count = random.Random(20), 20
+    for number in range(count):
+        world.claim(f"claim{number}")
+        world.pod(f"claim{number}", f"claim{number}")
+    end = time.monotonic() + 25
+    kills = 0
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.3, 3))
+        pod = chance.choice(world.driver.pods("controller"))
+        running = [c for c in pod["status"].get("containerStatuses", []) if "running" in c["state"]]
+        if not running:
+            continue
+        if chance.random() < 0.3:
+            world.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
+        else:
+            victim = chance.choice([c for c in running if c["name"] == "driver"] or running)
+            kill_container(world, pod, victim)
+        kills += 1
+    for number in range(count):
+        world.running(f"claim{number}", 240)
+    names = {world.api.get("PersistentVolumeClaim", f"claim{n}", world.space)["metadata"]["uid"].replace("-", "")
+             for n in range(count)}
+    disks = {disk["name"] for disk in world.cloud.state()["disks"].values() if disk["name"] in names}
+    expect(disks == names, f"{kills} kills: {len(disks)} disks for {len(names)} claims")
+    creates = [e for e in world.cloud.history() if e["action"] == "CreateVolume" and e["committed"] and e["disk"] in names]
+    expect(len(creates) == count, f"{len(creates)} creates for {count} claims")
+    world.driver.wait_installed()
+
+
+@walk(ALONE)
+def another_replica_leads_when_the_leader_goes(world: World) -> None:
+    def leaders() -> dict[str, str]:
+        return {lease["metadata"]["name"]: lease["spec"].get("holderIdentity", "")
+                for lease in world.api.list("Lease", NAMESPACE) if "csi-nifcloud" in lease["metadata"]["name"]}
+    before = leaders()
+    expect(len(before) >= 3, f"leases: {before}")
+    for pod in {pod for pod in (p["metadata"]["name"] for p in world.driver.pods("controller"))
+                if any(pod in holder for holder in before.values())}:
+        world.api.delete("Pod", pod, NAMESPACE, grace=0)
+    a_new_claim_works(world, "after", 120)
+    wait("other leaders", lambda: all(leaders()[name] != holder for name, holder in before.items()), 60)
+    world.driver.wait_installed()
+
+
+@walk(ALONE)
+def claims_survive_a_restart_of_the_api_server_and_of_the_cloud(world: World) -> None:
+    writers = start_writers(world, 2)
+    for number in range(5):
+        world.claim(f"claim{number}")
+        world.pod(f"claim{number}", f"claim{number}")
+    world.cluster.stop("kube-apiserver")
+    time.sleep(3)
+    world.cluster.start_api_server()
+    world.cloud.kill()
+    for number in range(5, 8):
+        world.claim(f"claim{number}")
+        world.pod(f"claim{number}", f"claim{number}")
+    time.sleep(3)
+    world.cloud.start()
+    for number in range(8):
+        world.running(f"claim{number}", 180)
+    still_writing(world, writers)
+    world.driver.wait_installed()
