@@ -14,33 +14,28 @@ have() { command -v "$1" >/dev/null 2>&1; }
 packages=()
 need() { have "$1" || packages+=("$2"); }
 
+# for_any RECIPES...: whether this is one of them. `test` runs nearly everything.
+for_any() { case " $* " in *" $what "*) ;; *) false ;; esac; }
+
 need cc build-essential
-case $what in
-  demo | test | sanity | scsi)
-    need losetup util-linux; need mkfs.ext4 e2fsprogs; need mkfs.xfs xfsprogs; need mkfs.btrfs btrfs-progs ;;
-esac
-case $what in
-  # Kills the plugin at chosen system calls.
-  scsi) need strace strace ;;
-esac
-case $what in
-  release | scsi) need musl-gcc musl-tools ;;
-  e2e)
-    need musl-gcc musl-tools; need strip binutils; need losetup util-linux; need ip iproute2; need openssl openssl
-    need sysctl procps; need dpkg-deb dpkg; need python3 python3
-    have python3 && { python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip); } ;;
-esac
-case $what in
-  test)
-    # venv: the vendor's command line tool; yaml, pip: the tests of the manifests (a wheel ships kubectl and helm).
-    if have python3; then
-      python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
-      python3 -c 'import yaml' 2>/dev/null || packages+=(python3-yaml)
-      python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
-    else
-      packages+=(python3 python3-venv python3-yaml python3-pip)
-    fi ;;
-esac
+if for_any demo test sanity scsi e2e; then need losetup util-linux; fi
+if for_any demo test sanity scsi; then
+  need mkfs.ext4 e2fsprogs; need mkfs.xfs xfsprogs; need mkfs.btrfs btrfs-progs
+fi
+# strace kills the plugin at chosen system calls.
+if for_any test scsi; then need strace strace; fi
+if for_any release test scsi e2e; then need musl-gcc musl-tools; fi
+# Makers of disks that must be refused: partitions, LVM, RAID, encryption.
+if for_any test; then need sfdisk fdisk; need pvcreate lvm2; need mdadm mdadm; need cryptsetup cryptsetup-bin; fi
+if for_any test e2e; then
+  need ip iproute2; need openssl openssl; need sysctl procps; need dpkg-deb dpkg; need python3 python3
+  python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+fi
+# venv: the vendor's command line tool; yaml: the tests of the manifests.
+if for_any test; then
+  python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+  python3 -c 'import yaml' 2>/dev/null || packages+=(python3-yaml)
+fi
 
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
@@ -83,7 +78,7 @@ if have rustup; then
     say "installing: Rust $channel (rustup)"
     rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy >&2
   fi
-  if [ "$what" = release ] || [ "$what" = scsi ] || [ "$what" = e2e ]; then
+  if for_any release test scsi e2e; then
     target=$(uname -m)-unknown-linux-musl
     rustup target list --installed | grep -qx "$target" || { say "installing: Rust target $target (rustup)"; rustup target add "$target" >&2; }
   fi
@@ -91,7 +86,7 @@ fi
 
 # Go: csi-sanity is a Go program. 1.21 and newer fetch the version that its module asks for.
 case $what in
-  test | sanity | e2e)
+  test | sanity | scsi | e2e)
     if ! have go; then
       version=$(apt-cache policy golang-go 2>/dev/null | sed -n 's/.*Candidate: 2:\(1\.[0-9]*\).*/\1/p')
       if [ -n "$version" ] && [ "${version#1.}" -ge 21 ] && { [ "$(id -u)" = 0 ] || have sudo; }; then

@@ -16,7 +16,8 @@ suite() {
   printf '\n=== %s: %s\n' "$name" "$*"
   "$@" 2>&1 | tee "$logs/$name.log" || status=$?
   case $name in
-    tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log") ;;
+    tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log")$(sed -n 's/^\(crash\|storm\): [0-9].*/; &/p' "$logs/$name.log" | tr -d '\n') ;;
+    scsi | e2e) detail=$(tail -n 1 "$logs/$name.log") ;;
     deploy) detail=$(sed -n 's/^Ran \([0-9]* tests\).*/\1/p' "$logs/$name.log") ;;
     sanity) detail=$(awk '/^csi-sanity v/ {on = 1; next} on && / passed, / {sub(/^ +/, ""); printf "%s%s", s, $0; s = "; "}' "$logs/$name.log") ;;
   esac
@@ -44,6 +45,16 @@ elif ! scripts/kube-clients.sh >/dev/null; then
   left_out+=("manifests, chart and documentation: kubectl and helm cannot be had")
 else
   suite deploy python3 -m unittest discover -s tests/deploy
+fi
+if [ "$(uname -m)" = x86_64 ]; then
+  suite scsi make --no-print-directory scsi
+else
+  left_out+=("scsi: the VMs are x86_64 machines")
+fi
+if [ "$(id -u)" = 0 ] && [ -e /dev/loop-control ] && command -v go >/dev/null; then
+  suite e2e make --no-print-directory e2e
+else
+  left_out+=("e2e: a live Kubernetes needs root, loop devices and Go")
 fi
 if [ "$(id -u)" != 0 ] || [ ! -e /dev/loop-control ]; then
   left_out+=("tests on real disks (loop_host, loop_node, csi-sanity with mounts): they need root and loop devices")
