@@ -8,11 +8,11 @@ deny_version=0.20.2
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
-for script in scripts/*.sh scripts/*/*.sh .ci/run sanity-tests/*.sh tests/e2e/*.sh; do
+for script in scripts/*.sh scripts/*/*.sh .ci/run sanity-tests/*.sh tests/e2e/*.sh deploy/image/*.sh; do
   [ ! -e "$script" ] || bash -n "$script"
 done
 if command -v shellcheck >/dev/null; then
-  shellcheck -S warning scripts/*.sh .ci/run
+  shellcheck -S warning scripts/*.sh deploy/image/*.sh .ci/run
 else
   echo "LEFT OUT  shellcheck is not installed"
 fi

@@ -218,6 +218,16 @@ class Promises(unittest.TestCase):
                 self.assertLessEqual(len(mounts & {"keys", "kubernetes"}), 1, f"{name}: {container['name']}")
                 self.assertEqual("keys" in mounts, container["name"] == "driver", name)
 
+    def test_nobody_has_a_right_to_everything_or_to_secrets_and_nodes_have_none(self):
+        for name, rendered in self.rendered():
+            for document in rendered:
+                for rule in document.get("rules", []):
+                    for words in (rule["verbs"], rule["resources"], rule["apiGroups"]):
+                        self.assertNotIn("*", words, name)
+                    self.assertNotIn("secrets", rule["resources"], name)
+                for subject in document.get("subjects", []):
+                    self.assertEqual(subject["name"], f"{NAME}-controller", name)
+
     def test_the_controller_is_locked_up(self):
         for name, rendered in self.rendered():
             spec = pod(workload(rendered, "Deployment"))
