@@ -40,6 +40,14 @@ impl Control {
         self.core.live().history.iter().cloned().collect()
     }
 
+    /// Calls of the history that arrived after the one with this id, oldest first.
+    #[must_use]
+    pub fn history_after(&self, id: u64) -> Vec<Event> {
+        let live = self.core.live();
+        let from = live.history.partition_point(|event| event.id <= id);
+        live.history.range(from..).cloned().collect()
+    }
+
     /// Forgets the history and the counters.
     pub fn clear_history(&self) {
         let mut live = self.core.live();
