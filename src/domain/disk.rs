@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::device::ScsiAddress;
 use super::id::{DiskName, VmName};
-use super::journal::Phase;
+use super::journal::{Phase, lent_to};
 use super::size::DiskSize;
 use super::topology::Zone;
 
@@ -75,6 +75,26 @@ impl Disk {
     #[must_use]
     pub fn phase(&self) -> Phase {
         Phase::of(&self.description)
+    }
+
+    /// Whether an attachment to `vm` belongs to the driver alone (its birth there, or a lending to be grown), so that it
+    /// may end at any time.
+    #[must_use]
+    pub fn would_be_ours_on(&self, vm: &VmName) -> bool {
+        self.phase() == Phase::New || lent_to(&self.description, vm)
+    }
+
+    /// Whether the attachment that there is belongs to the driver alone; any other one may be ended only by
+    /// ControllerUnpublish.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.holder().is_some_and(|vm| self.would_be_ours_on(vm))
+    }
+
+    /// Whether the disk is attached to the VM that it is lent to.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.phase() == Phase::Growing && self.is_ours()
     }
 
     /// The VM that holds the disk in any attachment state.

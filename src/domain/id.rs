@@ -151,6 +151,11 @@ impl VmName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// 32 hex digits that are the same for the same name.
+    pub(super) fn digest(&self) -> String {
+        hex_of_sha256(&self.0)
+    }
 }
 
 impl FsUuid {

@@ -5,8 +5,12 @@
 
 use std::fmt;
 
+use super::id::VmName;
+
 /// Longest `Description` of a disk, in characters (`CreateVolume`, `ModifyVolumeAttribute`).
 pub const DESCRIPTION_MAX: usize = 40;
+/// Digits that tell the VM that a disk is lent to from others.
+const MARK: usize = 4;
 
 /// Where a disk is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,7 +19,8 @@ pub enum Phase {
     New,
     /// `pvc-`: published at least once, or a disk of the Go driver. Only ControllerUnpublish may detach it.
     Published,
-    /// `grw-`: a detached disk lent to an anchor VM to be grown; the driver may detach it.
+    /// `grw-`: a detached disk that is lent to an anchor VM to be grown. The description names the anchor
+    /// ([`lent_to`]): the driver may detach the disk from there, and from nowhere else.
     Growing,
     /// Anything else: a disk that a person made and imported. Only ControllerUnpublish may detach it; it is
     /// never re-described and never grown while detached.
@@ -31,15 +36,6 @@ impl Phase {
             [b'p', b'v', b'c', b'-', ..] => Self::Published,
             [b'g', b'r', b'w', b'-', ..] => Self::Growing,
             _ => Self::Foreign,
-        }
-    }
-
-    /// Whether an attachment in this phase belongs to the driver alone, so that it may be detached freely.
-    #[must_use]
-    pub fn driver_may_detach(self) -> bool {
-        match self {
-            Self::New | Self::Growing => true,
-            Self::Published | Self::Foreign => false,
         }
     }
 
@@ -73,17 +69,79 @@ pub fn describe(phase: Phase, csi_name: &str) -> String {
     format!("{}{}", phase.prefix(), tail)
 }
 
-/// The same description moved to another phase; `None` for a foreign disk, which is never re-described.
+/// The same description in phase [`Phase::Published`]; `None` for a foreign disk, which is never re-described.
 #[must_use]
-pub fn redescribe(description: &str, phase: Phase) -> Option<String> {
-    if Phase::of(description) == Phase::Foreign || phase == Phase::Foreign {
-        return None;
+pub fn publish(description: &str) -> Option<String> {
+    let (claim, _) = split(description)?;
+    Some(format!("{}{claim}", Phase::Published.prefix()))
+}
+
+/// The same description in phase [`Phase::Growing`], lent to `vm`; `None` for a foreign disk.
+///
+/// There is room for the claim's UUID without hyphens and four digits that tell the VM from others. Of other names as
+/// much is kept as there is room for.
+#[must_use]
+pub fn lend(description: &str, vm: &VmName) -> Option<String> {
+    let (claim, _) = split(description)?;
+    let digits: String = claim.chars().filter(|c| *c != '-').collect();
+    let (prefix, mark) = (Phase::Growing.prefix(), mark(vm));
+    if digits.len() == 32 && is_hex(&digits) && hyphenate(&digits) == claim {
+        return Some(format!("{prefix}{digits}{mark}"));
     }
-    Some(format!(
-        "{}{}",
-        phase.prefix(),
-        description.get(4..).unwrap_or_default()
-    ))
+    let room = DESCRIPTION_MAX - prefix.len() - 1 - MARK;
+    let kept: String = claim.chars().take(room).collect();
+    Some(format!("{prefix}{kept}_{mark}"))
+}
+
+/// Whether the description says that an attachment to `vm` is a lending. Without a mark it says so of any VM.
+#[must_use]
+pub fn lent_to(description: &str, vm: &VmName) -> bool {
+    Phase::of(description) == Phase::Growing
+        && split(description)
+            .and_then(|(_, marked)| marked)
+            .is_none_or(|marked| marked == mark(vm))
+}
+
+fn mark(vm: &VmName) -> String {
+    vm.digest().chars().take(MARK).collect()
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The claim, as the other phases write it, and the mark of the VM that the disk is lent to.
+fn split(description: &str) -> Option<(String, Option<&str>)> {
+    let phase = Phase::of(description);
+    let rest = description.get(4..).filter(|_| phase != Phase::Foreign)?;
+    let marked = rest
+        .len()
+        .checked_sub(MARK)
+        .filter(|_| phase == Phase::Growing);
+    if let Some((claim, mark)) = marked.and_then(|at| rest.split_at_checked(at))
+        && is_hex(mark)
+    {
+        if claim.len() == 32 && is_hex(claim) {
+            return Some((hyphenate(claim), Some(mark)));
+        }
+        if let Some(claim) = claim.strip_suffix('_') {
+            return Some((claim.to_owned(), Some(mark)));
+        }
+    }
+    Some((rest.to_owned(), None))
+}
+
+/// 32 hex digits as a UUID.
+fn hyphenate(digits: &str) -> String {
+    let part = |range| digits.get(range).unwrap_or_default();
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0..8),
+        part(8..12),
+        part(12..16),
+        part(16..20),
+        part(20..32)
+    )
 }
 
 impl fmt::Display for Phase {
@@ -107,12 +165,42 @@ mod tests {
         let born = describe(Phase::New, &format!("pvc-{uuid}"));
         assert_eq!(born, format!("new-{uuid}"));
         assert_eq!(Phase::of(&born), Phase::New);
-        let published = redescribe(&born, Phase::Published).unwrap();
+        let published = publish(&born).unwrap();
         assert_eq!(
             published,
             format!("pvc-{uuid}"),
             "the same as the Go driver writes"
         );
+    }
+
+    #[test]
+    fn a_lent_disk_says_to_whom_and_gets_its_description_back() {
+        let [anchor, other] = ["node1", "node2"].map(|name| VmName::parse(name).unwrap());
+        let uuid = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+        for name in [
+            uuid,
+            "sanity-expand-1",
+            "",
+            &uuid.replace('-', "0"),
+            "a_b_c",
+        ] {
+            let before = describe(Phase::Published, name);
+            let lent = lend(&before, &anchor).unwrap();
+            assert_eq!(Phase::of(&lent), Phase::Growing);
+            assert!(lent.chars().count() <= DESCRIPTION_MAX, "{lent}");
+            assert!(lent_to(&lent, &anchor) && !lent_to(&lent, &other), "{lent}");
+            let back = publish(&lent).unwrap();
+            assert!(before.starts_with(&back), "{before} {back}");
+            assert!(before == back || before.len() > 35, "{before} {back}");
+            // From one anchor to the next, as after a crash.
+            let moved = lend(&lent, &other).unwrap();
+            assert!(lent_to(&moved, &other) && !lent_to(&moved, &anchor));
+            assert_eq!(publish(&moved).unwrap(), back);
+            assert!(!lent_to(&back, &anchor));
+        }
+        let unmarked = format!("grw-{uuid}");
+        assert!(lent_to(&unmarked, &anchor) && lent_to(&unmarked, &other));
+        assert_eq!(publish(&unmarked), Some(format!("pvc-{uuid}")));
     }
 
     #[test]
@@ -124,7 +212,10 @@ mod tests {
                 assert_eq!(Phase::of(&text), phase);
             }
         }
-        assert_eq!(redescribe("made by hand", Phase::Published), None);
-        assert_eq!(redescribe("ニフクラ", Phase::Growing), None);
+        let vm = VmName::parse("node1").unwrap();
+        for foreign in ["made by hand", "ニフクラ", "", "gr", "grw"] {
+            assert_eq!((publish(foreign), lend(foreign, &vm)), (None, None));
+            assert!(!lent_to(foreign, &vm));
+        }
     }
 }

@@ -72,25 +72,20 @@ impl Fleet {
         Ok(())
     }
 
-    /// `AttachVolume`. The caller holds the VM's [`Turn`].
+    /// `AttachVolume`, sent once. The caller holds the VM's [`Turn`] and has read the disk since it paid.
     ///
     /// # Errors
-    /// [`FleetError`]; an unknown outcome is not repeated.
+    /// [`FleetError::Call`]; nothing is repeated, as the disk may be wanted elsewhere meanwhile.
     pub async fn attach(
         &self,
         _turn: &Turn,
+        paid: Paid,
         disk: &DiskName,
         vm: &VmName,
-        deadline: Instant,
     ) -> Result<(), FleetError> {
-        let write = Write {
-            action: "AttachVolume",
-            class: Class::Bring,
-            disk,
-            operation: Some(Operation::Attach),
-            deadline,
-        };
-        self.write(write, || self.api.cloud.attach_disk(disk, vm))
+        let call = || self.api.cloud.attach_disk(disk, vm);
+        let sent = self.api.write_once("AttachVolume", paid, call);
+        self.noted(disk, Some(Operation::Attach), async { Ok(sent.await?) })
             .await?;
         self.placed(disk, vm);
         Ok(())

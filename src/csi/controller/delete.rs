@@ -14,8 +14,7 @@ pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
             return Ok(());
         };
         if let Some(vm) = disk.holder().cloned() {
-            let ours = |disk: &Disk| disk.phase().driver_may_detach();
-            match kernel.detach(name, &vm, None, ours).await? {
+            match kernel.detach(name, &vm, None, Disk::is_ours).await? {
                 Detached::NoDisk => return Ok(()),
                 Detached::Free => {}
                 Detached::Kept(disk) => return Err(in_use(&disk)),
@@ -30,14 +29,13 @@ pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
                 return Ok(());
             }
             Sent::Again(why) => tries.count(why)?,
-            Sent::Refused(error) => {
-                // Somebody may have attached it in between.
-                return match kernel.find(name).await? {
-                    Some(disk) if disk.holder().is_some() => Err(in_use(&disk)),
-                    Some(_) => Err(refused(name, error)),
-                    None => Ok(()),
-                };
-            }
+            Sent::Refused(error) => match kernel.settled(name).await? {
+                // Lent in between by somebody who is growing it.
+                Some(disk) if disk.is_ours() => tries.count(Some(error))?,
+                Some(disk) if disk.holder().is_some() => return Err(in_use(&disk)),
+                Some(_) => return Err(refused(name, error)),
+                None => return Ok(()),
+            },
         }
     }
 }

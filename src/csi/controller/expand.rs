@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! attached:  read -> smaller? -> ExtendVolumeSize (+100) -> wait -> read ...
-//! detached:  journal grw- -> attach to an anchor -> as above -> detach -> journal pvc-
+//! detached:  journal grw-, naming an anchor -> attach to it -> as above -> detach -> journal pvc-
 //! ```
+//!
+//! The journal cannot be written on condition, but an attachment can: the API refuses a second one. So the lending is what
+//! both say together: `grw-` with the mark of the VM that holds the disk. Whoever publishes the disk elsewhere at the same
+//! time either comes first, and then this is no lending, or is refused, and then waits.
 //!
 //! ExtendVolumeSize takes no target, so each step is decided by a read that comes right before it. Whatever reply is
 //! lost, the disk never grows past the wanted size.
@@ -14,24 +18,36 @@ use super::error::ControllerError;
 use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, no_disk, refused};
 use crate::domain::disk::Disk;
 use crate::domain::id::VmName;
-use crate::domain::journal::Phase;
+use crate::domain::journal::{self, Phase};
 use crate::domain::size::{CapacityRange, DiskSize, MAX_GIB, SizeError};
 use crate::fleet::Operation;
+
+/// What this job knows of the lending.
+#[derive(Debug, Default)]
+struct Lending {
+    /// Where this job has attached the disk.
+    anchor: Option<VmName>,
+    /// Whether it has given others, who may be lending or publishing the disk, time to show it.
+    doubted: bool,
+}
 
 /// Grows the disk until it satisfies the range; answers its true size.
 pub(super) async fn expand(kernel: &Kernel, command: &Expand) -> Outcome<DiskSize> {
     let name = &command.disk;
     let mut tries = Tries::new(name);
+    let mut lending = Lending::default();
     loop {
         let disk = kernel.settled(name).await?.ok_or_else(|| no_disk(name))?;
         let goal = goal(&disk, command.range)?;
         if disk.size >= goal {
-            give_back(kernel, &disk).await?;
-            return Ok(disk.size);
+            if give_back(kernel, &disk, &mut lending).await? {
+                return Ok(disk.size);
+            }
+            continue;
         }
         match disk.holder().cloned() {
             Some(vm) => step(kernel, &disk, &vm, goal, &mut tries).await?,
-            None => lend(kernel, disk, &mut tries).await?,
+            None => lend(kernel, disk, &mut lending, &mut tries).await?,
         }
     }
 }
@@ -99,7 +115,12 @@ async fn step(
 }
 
 /// Attaches a detached disk to an anchor, for the time of its growth.
-async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()> {
+async fn lend(
+    kernel: &Kernel,
+    disk: Disk,
+    lending: &mut Lending,
+    tries: &mut Tries<'_>,
+) -> Outcome<()> {
     if disk.phase() == Phase::Foreign {
         return Err(ControllerError::ForeignOffline {
             disk: disk.name.to_string(),
@@ -116,10 +137,18 @@ async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()>
     if disk.holder().is_some() {
         return Ok(());
     }
-    kernel.journal(&disk, Phase::Growing).await?;
-    let sent = kernel.fleet.attach(&turn, name, &vm, kernel.deadline).await;
+    kernel
+        .journal(&disk, journal::lend(&disk.description, &vm))
+        .await?;
+    let paid = kernel.pay(name).await?;
+    let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
+    if !now.is_detached() || !journal::lent_to(&now.description, &vm) {
+        return Ok(());
+    }
+    let sent = kernel.fleet.attach(&turn, paid, name, &vm).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
+            lending.anchor = Some(vm.clone());
             kernel
                 .wait(name, Operation::Attach, move |disk| {
                     disk.is_none_or(|disk| disk.is_attached_to(&vm))
@@ -132,23 +161,37 @@ async fn lend(kernel: &Kernel, disk: Disk, tries: &mut Tries<'_>) -> Outcome<()>
     }
 }
 
-/// Ends a lending: detached, journal `pvc-`.
-async fn give_back(kernel: &Kernel, disk: &Disk) -> Outcome<()> {
+/// Ends a lending: detached, journal `pvc-`. `false`: the disk must be looked at again.
+async fn give_back(kernel: &Kernel, disk: &Disk, lending: &mut Lending) -> Outcome<bool> {
     if disk.phase() != Phase::Growing {
-        return Ok(());
+        return Ok(true);
     }
     if let Some(vm) = disk.holder() {
-        let lent = |disk: &Disk| disk.phase() == Phase::Growing;
-        match kernel.detach(&disk.name, vm, None, lent).await? {
+        if !disk.is_lent() {
+            // It was published meanwhile; that call puts the journal right.
+            return Ok(true);
+        }
+        if lending.anchor.as_ref() != Some(vm) && !lending.doubted {
+            // Another job's, which may be about to end it; or a publish that has yet to write its journal.
+            kernel.doubt().await;
+            lending.doubted = true;
+            return Ok(false);
+        }
+        match kernel.detach(&disk.name, vm, None, Disk::is_lent).await? {
             Detached::Free => {}
             // Somebody published it meanwhile: it is theirs now.
-            Detached::Kept(_) => return Ok(()),
+            Detached::Kept(_) => return Ok(true),
             Detached::NoDisk => return Err(no_disk(&disk.name)),
         }
     }
     match kernel.find(&disk.name).await? {
-        Some(now) if now.phase() == Phase::Growing => kernel.journal(&now, Phase::Published).await,
-        Some(_) => Ok(()),
+        Some(now) if now.phase() == Phase::Growing && now.is_detached() => {
+            kernel
+                .journal(&now, journal::publish(&now.description))
+                .await?;
+            Ok(true)
+        }
+        Some(_) => Ok(true),
         None => Err(no_disk(&disk.name)),
     }
 }

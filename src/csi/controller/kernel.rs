@@ -14,13 +14,13 @@ use super::error::ControllerError;
 use crate::cloud::{CallError, Rejection};
 use crate::domain::disk::{AttachmentStatus, Disk, DiskStatus, Vm};
 use crate::domain::id::{DiskName, VmName};
-use crate::domain::journal::{Phase, redescribe};
+use crate::domain::journal::Phase;
 use crate::fleet::{Fleet, FleetError, Operation, Paid, Turn};
 
 pub(super) type Outcome<T> = Result<T, ControllerError>;
 
 /// What was read longer ago than this is read again before the journal is moved.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 /// Between two reads that are expected to differ.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Unknown outcomes and server errors that one job answers by trying again.
@@ -170,9 +170,10 @@ impl Kernel {
         Sent::Again(Some(error))
     }
 
-    /// Moves the disk's journal to `phase` and knows that it is written. A foreign disk is left as it is.
-    pub(super) async fn journal(&self, disk: &Disk, phase: Phase) -> Outcome<()> {
-        let Some(text) = redescribe(&disk.description, phase) else {
+    /// Moves the disk's journal to `text` and knows that it is written. A foreign disk, which has no journal (`None`), is
+    /// left as it is.
+    pub(super) async fn journal(&self, disk: &Disk, text: Option<String>) -> Outcome<()> {
+        let Some(text) = text else {
             return Ok(());
         };
         let name = &disk.name;
@@ -180,7 +181,7 @@ impl Kernel {
         let (mut seen, mut at) = (disk.description.clone(), Instant::now());
         // A disk that was seen attached needs no second look: whoever moves it meanwhile finds `pvc-` there, and the
         // caller reads its place after this write. In a burst this spares one read for each volume.
-        let mut harmless = phase == Phase::Published && disk.is_attached();
+        let mut harmless = Phase::of(&text) == Phase::Published && disk.is_attached();
         loop {
             let paid = self.pay(name).await?;
             if at.elapsed() > FRESH && !harmless {

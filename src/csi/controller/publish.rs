@@ -9,7 +9,9 @@
 //! attached elsewhere, pvc-   -> refused
 //! ```
 //!
-//! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod.
+//! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod. A growth
+//! that begins at the same time may write `grw-` over it, but names its own anchor with it: on any other VM the disk
+//! still counts as published, and the read after the attachment puts the journal right.
 
 use std::collections::HashMap;
 
@@ -22,7 +24,7 @@ use crate::cloud::{CallError, Rejection};
 use crate::csi::node::{DEVICE_PATH, SIZE_GIB};
 use crate::domain::disk::{Disk, Vm};
 use crate::domain::id::VmName;
-use crate::domain::journal::Phase;
+use crate::domain::journal::{self, Phase};
 use crate::fleet::{FleetError, Operation};
 
 /// Reads of the slot before giving up: the mapping may lag behind the attachment.
@@ -41,39 +43,42 @@ pub(super) async fn publish(
         // anything slow, which the others would wait for.
         let mut expected = Some(kernel.fleet.expect_slot(vm));
         let mut disk = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
-        if !disk.is_attached_to(vm) || disk.phase() == Phase::Growing {
+        if !disk.is_attached_to(vm) || disk.is_lent() {
             expected = None;
         }
         if !disk.is_settled() {
             disk = kernel.settle(&disk).await?.ok_or_else(|| no_disk(name))?;
         }
         let phase = disk.phase();
-        if phase == Phase::Growing
-            && let Some(until) = patience.take()
-        {
+        let growing = phase == Phase::Growing && (disk.is_lent() || disk.holder().is_none());
+        if growing && let Some(until) = patience.take() {
             grown(kernel, &disk, until).await?;
             continue;
         }
         match disk.holder() {
-            Some(holder) if holder == vm && phase != Phase::Growing => {
+            Some(holder) if holder == vm && !disk.is_lent() => {
                 expected.get_or_insert_with(|| kernel.fleet.expect_slot(vm));
-                if phase == Phase::New {
-                    kernel.journal(&disk, Phase::Published).await?;
+                if matches!(phase, Phase::New | Phase::Growing) {
+                    kernel.journal(&disk, publish_text(&disk)).await?;
+                }
+                if phase == Phase::Growing {
+                    // Somebody wrote that while this disk was on its way here: is it still here?
+                    continue;
                 }
                 return context(kernel, &disk, vm).await;
             }
-            Some(holder) if phase.driver_may_detach() => {
+            Some(holder) if disk.is_ours() => {
                 // Before the disk leaves a place where it can stay.
                 fits(&disk, vm, kernel.vm(vm).await?.as_ref())?;
-                let ours = |disk: &Disk| disk.phase().driver_may_detach();
-                if let Detached::Kept(disk) = kernel.detach(name, holder, None, ours).await? {
+                let detached = kernel.detach(name, holder, None, Disk::is_ours).await?;
+                if let Detached::Kept(disk) = detached {
                     return Err(elsewhere(&disk, vm));
                 }
             }
             Some(_) => return Err(elsewhere(&disk, vm)),
             None => {
-                if phase.driver_may_detach() {
-                    kernel.journal(&disk, Phase::Published).await?;
+                if disk.would_be_ours_on(vm) {
+                    kernel.journal(&disk, publish_text(&disk)).await?;
                 }
                 attach(kernel, &disk, vm, &mut tries).await?;
             }
@@ -81,14 +86,20 @@ pub(super) async fn publish(
     }
 }
 
+fn publish_text(disk: &Disk) -> Option<String> {
+    journal::publish(&disk.description)
+}
+
 /// One AttachVolume; the caller reads again whatever came of it.
 async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>) -> Outcome<()> {
     let name = &disk.name;
     let turn = kernel.turn(vm).await?;
-    let sent = kernel.fleet.attach(&turn, name, vm, kernel.deadline).await;
-    if let Err(error @ FleetError::Deadline { .. }) = sent {
-        return Err(error.into());
+    let paid = kernel.pay(name).await?;
+    let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
+    if !now.is_detached() || now.would_be_ours_on(vm) {
+        return Ok(());
     }
+    let sent = kernel.fleet.attach(&turn, paid, name, vm).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
             let to = vm.clone();
@@ -136,7 +147,11 @@ fn fits(disk: &Disk, name: &VmName, vm: Option<&Vm>) -> Outcome<()> {
 
 /// Another controller may be growing the disk: let it finish. If it does not, it is dead and the disk is taken over.
 async fn grown(kernel: &Kernel, disk: &Disk, until: Instant) -> Outcome<()> {
-    let over = |disk: Option<&Disk>| disk.is_none_or(|disk| disk.phase() != Phase::Growing);
+    let over = |disk: Option<&Disk>| {
+        disk.is_none_or(|disk| {
+            disk.phase() != Phase::Growing || disk.holder().is_some() && !disk.is_lent()
+        })
+    };
     let until = until.min(kernel.deadline);
     let waited = kernel
         .fleet

@@ -3,7 +3,6 @@
 use super::command::Unpublish;
 use super::kernel::{Kernel, Outcome};
 use crate::domain::disk::Disk;
-use crate::domain::journal::Phase;
 
 /// Detaches the disk from the VM. A disk or VM that does not exist, and a disk that is not attached there, are success;
 /// an API that cannot be read is not.
@@ -18,7 +17,7 @@ pub(super) async fn unpublish(kernel: &Kernel, command: &Unpublish) -> Outcome<(
         return Ok(());
     }
     // A disk that is lent to an anchor to be grown is not published there.
-    let published = |disk: &Disk| disk.phase() != Phase::Growing;
+    let published = |disk: &Disk| !disk.is_lent();
     kernel.detach(&disk.name, &holder, None, published).await?;
     Ok(())
 }

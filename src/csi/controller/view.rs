@@ -41,10 +41,9 @@ pub(super) fn created(disk: &Disk, command: &Create) -> Volume {
 
 /// Nodes that the disk is published on. An attachment of birth or growth is the driver's own affair.
 pub(super) fn published_on(disk: &Disk) -> Vec<String> {
-    let published = matches!(disk.phase(), Phase::Published | Phase::Foreign);
     disk.attachment
         .iter()
-        .filter(|at| published && at.status != AttachmentStatus::Detaching)
+        .filter(|at| !disk.is_ours() && at.status != AttachmentStatus::Detaching)
         .map(|at| at.vm.to_string())
         .collect()
 }

@@ -217,7 +217,8 @@ async fn a_deadline_is_obeyed_and_tells_the_last_state() {
     fake.put(&disk_name(1), None);
     let turn = fleet.turn(&vm_name(0), soon()).await.unwrap();
     let (disk, vm) = (disk_name(1), vm_name(0));
-    fleet.attach(&turn, &disk, &vm, soon()).await.unwrap();
+    let pass = fleet.pay(&disk, soon()).await.unwrap();
+    fleet.attach(&turn, pass, &disk, &vm).await.unwrap();
     let deadline = Instant::now() + 30 * SECOND;
     let error = fleet
         .wait(&disk, Operation::Attach, deadline, |disk| {

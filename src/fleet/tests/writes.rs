@@ -51,24 +51,34 @@ async fn a_call_that_a_read_justified_is_sent_once_whatever_comes_back() {
     let (fake, fleet) = setting(1, SECOND);
     let (disk, vm) = (disk_name(1), vm_name(0));
     let turn = fleet.turn(&vm, soon()).await.unwrap();
-    let actions = ["DetachVolume", "ExtendVolumeSize", "ModifyVolumeAttribute"];
+    let actions = [
+        "AttachVolume",
+        "DetachVolume",
+        "ExtendVolumeSize",
+        "ModifyVolumeAttribute",
+    ];
     for kind in [Rejection::Processing, Rejection::Throttled] {
         for action in actions {
             fake.fail(action, vec![refused(action, kind, "later")]);
         }
         let pay = || paid(&fleet, 1);
-        let (first, second, third) = (pay().await, pay().await, pay().await);
-        fleet.detach(&turn, first, &disk, &vm).await.unwrap_err();
-        fleet.extend(&turn, second, &disk).await.unwrap_err();
-        fleet.describe(third, &disk, "pvc-x").await.unwrap_err();
+        let attached = fleet.attach(&turn, pay().await, &disk, &vm).await;
+        let detached = fleet.detach(&turn, pay().await, &disk, &vm).await;
+        let extended = fleet.extend(&turn, pay().await, &disk).await;
+        let described = fleet.describe(pay().await, &disk, "pvc-x").await;
+        assert!(
+            [attached, detached, extended, described]
+                .iter()
+                .all(Result::is_err)
+        );
     }
-    assert_eq!(actions.map(|action| fake.count(action)), [2, 2, 2]);
+    assert_eq!(actions.map(|action| fake.count(action)), [2; 4]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_vm_is_waited_for_until_the_deadline_and_no_longer() {
     let (fake, fleet) = setting(1, SECOND);
-    let action = "AttachVolume";
+    let action = "CreateVolume";
     fake.fail(
         action,
         vec![refused(action, Rejection::Processing, "busy"); 1000],
@@ -76,11 +86,12 @@ async fn a_busy_vm_is_waited_for_until_the_deadline_and_no_longer() {
     let deadline = Instant::now() + 20 * SECOND;
     let turn = fleet.turn(&vm_name(0), deadline).await.unwrap();
     let error = fleet
-        .attach(&turn, &disk_name(1), &vm_name(0), deadline)
+        .create(&turn, &new_disk(&disk_name(1), &vm_name(0)), deadline)
         .await
         .unwrap_err();
-    // A call that was sent in time is not cut off.
-    assert!(Instant::now() <= deadline + fake.call);
+    // A call that was sent in time is not cut off; and timers end on whole milliseconds, rounded up.
+    let tick = Duration::from_millis(1);
+    assert!(Instant::now() <= deadline + fake.call + tick);
     assert!(error.to_string().contains("busy"), "{error}");
     let calls = fake.count(action);
     assert!((5..=30).contains(&calls), "{calls}");
@@ -193,7 +204,8 @@ async fn own_writes_are_in_the_list_of_vms_without_another_read() {
     assert!(fleet.vms().await.unwrap()[0].disks.is_empty());
     assert_eq!(fake.count("DescribeInstances"), 1);
     fake.fail("AttachVolume", vec![lost("AttachVolume")]);
-    assert!(fleet.attach(&turn, &disk, &vm, soon()).await.is_err());
+    let paid = self::paid(&fleet, 1).await;
+    assert!(fleet.attach(&turn, paid, &disk, &vm).await.is_err());
     fleet.vms().await.unwrap();
     assert_eq!(fake.count("DescribeInstances"), 2);
 }
