@@ -43,6 +43,7 @@ pub use self::load::Reservation;
 pub use self::observer::{Observer, Silent};
 pub use self::queue::Turn;
 pub use self::slots::Expected;
+pub use self::write::Until;
 
 use self::api::Api;
 use self::kind::{Disks, Kind, Vms};

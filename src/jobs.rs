@@ -16,10 +16,17 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+
+mod interest;
+
+pub use interest::Interest;
+
+use interest::Caller;
 
 /// Why a job gave no answer of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,6 +58,7 @@ struct Running {
     operation: &'static str,
     request: String,
     answer: watch::Receiver<Answer>,
+    interest: Interest,
 }
 
 /// The table of running jobs, one per volume.
@@ -116,7 +124,55 @@ impl Jobs {
         E: From<JobError> + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let mut answer = self.start(key, operation, request, work)?;
+        let answer = self
+            .run_for(key, operation, request, None, |_| work)
+            .await?;
+        // Without a limit there is always an answer.
+        answer.ok_or_else(|| E::from(JobError::ShuttingDown))
+    }
+
+    /// As [`Jobs::run`], but waits for `limit` at most; `None`: the work goes on. The work can ask whether anybody is
+    /// still interested in it.
+    ///
+    /// # Errors
+    /// The work's own error, or a [`JobError`].
+    pub async fn run_for<T, E, F, W>(
+        &self,
+        key: &str,
+        operation: &'static str,
+        request: String,
+        limit: Option<Duration>,
+        work: W,
+    ) -> Result<Option<T>, E>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: From<JobError> + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        W: FnOnce(Interest) -> F,
+    {
+        let (answer, caller) = self.start(key, operation, request, work)?;
+        let answer = Self::answer(key, operation, answer);
+        let Some(limit) = limit else {
+            return answer.await.map(Some);
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer.map(Some),
+            Err(_) => {
+                caller.tell();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn answer<T, E>(
+        key: &str,
+        operation: &'static str,
+        mut answer: watch::Receiver<Answer>,
+    ) -> Result<T, E>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: From<JobError> + Clone + Send + Sync + 'static,
+    {
         let panicked = || {
             E::from(JobError::Panicked {
                 key: key.to_owned(),
@@ -133,22 +189,23 @@ impl Jobs {
             .unwrap_or_else(|| Err(panicked()))
     }
 
-    fn start<T, E, F>(
+    fn start<T, E, F, W>(
         &self,
         key: &str,
         operation: &'static str,
         request: String,
-        work: F,
-    ) -> Result<watch::Receiver<Answer>, JobError>
+        work: W,
+    ) -> Result<(watch::Receiver<Answer>, Caller), JobError>
     where
         T: Clone + Send + Sync + 'static,
         E: From<JobError> + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
+        W: FnOnce(Interest) -> F,
     {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = table.get(key) {
             if running.operation == operation && running.request == request {
-                return Ok(running.answer.clone());
+                return Ok((running.answer.clone(), running.interest.join()));
             }
             let running = running.operation.to_owned();
             return Err(JobError::Busy {
@@ -160,12 +217,16 @@ impl Jobs {
             return Err(JobError::ShuttingDown);
         }
         let (tell, answer) = watch::channel::<Answer>(None);
+        let interest = Interest::default();
+        let caller = interest.join();
+        let work = work(interest.clone());
         table.insert(
             key.to_owned(),
             Running {
                 operation,
                 request,
                 answer: answer.clone(),
+                interest,
             },
         );
         drop(table);
@@ -184,7 +245,7 @@ impl Jobs {
                 tracing::error!(operation, "a job panicked; this is a defect of the driver");
             }
         });
-        Ok(answer)
+        Ok((answer, caller))
     }
 
     /// Refuses new jobs and waits for the running ones.
@@ -265,6 +326,44 @@ mod tests {
             .run::<u32, JobError, _>("v", "Create", "a".into(), slow(&count))
             .await;
         assert_eq!(late, Err(JobError::ShuttingDown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_vanishes_ends_the_interest_and_one_that_was_told_keeps_it_for_a_while() {
+        const LINGER: Duration = Duration::from_secs(3);
+        let jobs = Jobs::default();
+        let (tell, mut told) = watch::channel(None);
+        let ask = |limit| {
+            let tell = tell.clone();
+            jobs.run_for::<u32, JobError, _, _>("v", "Create", "a".into(), limit, move |interest| {
+                tell.send_replace(Some(interest));
+                async {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    Ok(7)
+                }
+            })
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(ask(Some(second)).await, Ok(None));
+        let interest = told.borrow_and_update().clone().unwrap();
+        assert!(interest.lasts(LINGER));
+        tokio::time::sleep(LINGER).await;
+        assert!(!interest.lasts(LINGER));
+        let gone = tokio::time::timeout(second, async {
+            let back = ask(None);
+            tokio::select! {
+                answer = back => answer,
+                () = async {
+                    tokio::time::sleep(second / 2).await;
+                    assert!(interest.lasts(LINGER), "a retry is interest again");
+                    std::future::pending().await
+                } => unreachable!(),
+            }
+        });
+        assert!(gone.await.is_err());
+        assert!(!interest.lasts(LINGER));
+        assert_eq!(ask(None).await, Ok(Some(7)));
+        assert!(!told.has_changed().unwrap(), "one job, whoever joined");
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::domain::disk::Vm;
 use crate::domain::id::{DiskName, VmName};
 use crate::domain::topology::Zone;
 use crate::fleet::Fleet;
-use crate::jobs::Jobs;
+use crate::jobs::{Interest, Jobs};
 use crate::proto::csi::v1::controller_server::Controller as ControllerService;
 use crate::proto::csi::v1::*;
 
@@ -55,6 +55,9 @@ pub struct ControllerConfig {
     pub doubt: Duration,
     /// How long ControllerPublish waits for another controller to finish growing the disk, before it takes the disk.
     pub lend_patience: Duration,
+    /// How long a job begins new work after its last caller was told that the work goes on. Shorter than the time after
+    /// which another replica's sidecar may be in charge (leader election: 15 s).
+    pub linger: Duration,
 }
 
 impl Default for ControllerConfig {
@@ -64,6 +67,7 @@ impl Default for ControllerConfig {
             job: Duration::from_secs(600),
             doubt: Duration::from_secs(3),
             lend_patience: Duration::from_secs(60),
+            linger: Duration::from_secs(10),
         }
     }
 }
@@ -98,8 +102,9 @@ impl Controller {
         }
     }
 
-    fn kernel(&self) -> Kernel {
+    fn kernel(&self, interest: Interest) -> Kernel {
         Kernel {
+            interest,
             fleet: Arc::clone(&self.fleet),
             config: Arc::clone(&self.config),
             nodes: Arc::clone(&self.nodes),
@@ -122,25 +127,24 @@ impl Controller {
         W: Future<Output = Result<T, ControllerError>> + Send + 'static,
     {
         note_volume(disk.as_str());
-        let work = verb(self.kernel());
-        let work = async move { work.await.map_err(Failure::Controller) };
+        let limit = super::deadline::caller_limit(metadata);
         let run = self
             .jobs
-            .run(disk.as_str(), operation, request, work.in_current_span());
-        let Some(limit) = super::deadline::caller_limit(metadata) else {
-            return run.await;
-        };
-        tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-            Err(Failure::Controller(ControllerError::StillRunning {
+            .run_for(disk.as_str(), operation, request, limit, |interest| {
+                let work = verb(self.kernel(interest));
+                async move { work.await.map_err(Failure::Controller) }.in_current_span()
+            });
+        run.await?.ok_or_else(|| {
+            Failure::Controller(ControllerError::StillRunning {
                 operation,
                 disk: disk.to_string(),
-            }))
+            })
         })
     }
 
     async fn published(&self, disk: &DiskName) -> Result<crate::domain::disk::Disk, Failure> {
         note_volume(disk.as_str());
-        let found = self.kernel().find(disk).await?;
+        let found = self.fleet.disk(disk).await.map_err(failed)?;
         Ok(found.ok_or_else(|| kernel::no_disk(disk))?)
     }
 }

@@ -10,6 +10,7 @@ use super::FleetError;
 use super::bucket::{Bucket, Class};
 use super::config::FleetConfig;
 use super::observer::Observer;
+use super::write::Until;
 use crate::cloud::{CallError, Cloud, Rejection};
 use crate::domain::id::DiskName;
 
@@ -142,7 +143,7 @@ impl Api {
         action: &'static str,
         class: Class,
         disk: &DiskName,
-        deadline: Instant,
+        until: &Until,
         mut call: impl FnMut() -> R,
     ) -> Result<(), FleetError>
     where
@@ -154,8 +155,9 @@ impl Api {
         };
         let (mut last, mut tries) = (None, 0);
         loop {
+            let deadline = until.deadline();
             let passed = self.spend(disk) || self.bucket.pass(class, Some(deadline)).await.is_ok();
-            if !passed || Instant::now() >= deadline {
+            if !passed || until.is_over() {
                 return Err(late(last.as_ref()));
             }
             self.observer.call(action);

@@ -1,7 +1,8 @@
 //! The fleet's writes and the wait for their end.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -44,7 +45,50 @@ struct Write<'a> {
     class: Class,
     disk: &'a DiskName,
     operation: Option<Operation>,
+    until: Until,
+}
+
+/// How long a call may be repeated.
+#[derive(Clone)]
+pub struct Until {
     deadline: Instant,
+    wanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl Until {
+    /// Until `deadline`, as long as `wanted` says yes.
+    pub fn wanted(deadline: Instant, wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            deadline,
+            wanted: Some(Arc::new(wanted)),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let wanted = self.wanted.as_ref().is_none_or(|wanted| wanted());
+        !wanted || Instant::now() >= self.deadline
+    }
+}
+
+impl From<Instant> for Until {
+    fn from(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            wanted: None,
+        }
+    }
+}
+
+impl fmt::Debug for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Until")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Fleet {
@@ -56,14 +100,14 @@ impl Fleet {
         &self,
         _turn: &Turn,
         disk: &NewDisk,
-        deadline: Instant,
+        until: impl Into<Until>,
     ) -> Result<(), FleetError> {
         let write = Write {
             action: "CreateVolume",
             class: Class::Bring,
             disk: &disk.name,
             operation: Some(Operation::Create),
-            deadline,
+            until: until.into(),
         };
         self.write(write, || self.api.cloud.create_disk(disk))
             .await?;
@@ -128,13 +172,13 @@ impl Fleet {
     ///
     /// # Errors
     /// [`FleetError`]; an unknown outcome is not repeated.
-    pub async fn delete(&self, disk: &DiskName, deadline: Instant) -> Result<(), FleetError> {
+    pub async fn delete(&self, disk: &DiskName, until: impl Into<Until>) -> Result<(), FleetError> {
         let write = Write {
             action: "DeleteVolume",
             class: Class::Take,
             disk,
             operation: Some(Operation::Delete),
-            deadline,
+            until: until.into(),
         };
         self.write(write, || self.api.cloud.delete_disk(disk)).await
     }
@@ -162,14 +206,14 @@ impl Fleet {
         &self,
         disk: &DiskName,
         accounting: Accounting,
-        deadline: Instant,
+        until: impl Into<Until>,
     ) -> Result<(), FleetError> {
         let write = Write {
             action: "ModifyVolumeAttribute",
             class: Class::Bring,
             disk,
             operation: Some(Operation::Modify),
-            deadline,
+            until: until.into(),
         };
         self.write(write, || self.api.cloud.set_accounting(disk, accounting))
             .await
@@ -216,7 +260,7 @@ impl Fleet {
         let (disk, operation) = (write.disk, write.operation);
         let sent = self
             .api
-            .write(write.action, write.class, disk, write.deadline, call);
+            .write(write.action, write.class, disk, &write.until, call);
         self.noted(disk, operation, sent).await
     }
 

@@ -114,7 +114,7 @@ async fn attempt(kernel: &Kernel, command: &Create, shunned: &[VmName]) -> Outco
         anchor: anchor.clone(),
         description: describe(Phase::New, &command.csi_name),
     };
-    let answer = kernel.fleet.create(&turn, &new, kernel.deadline).await;
+    let answer = kernel.fleet.create(&turn, &new, kernel.until()).await;
     if let Err(error @ FleetError::Deadline { .. }) = answer {
         return Err(error.into());
     }

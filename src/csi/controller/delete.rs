@@ -20,7 +20,7 @@ pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
                 Detached::Kept(disk) => return Err(in_use(&disk)),
             }
         }
-        let sent = kernel.fleet.delete(name, kernel.deadline).await;
+        let sent = kernel.fleet.delete(name, kernel.until()).await;
         match kernel.sort(sent).await {
             Sent::Accepted => {
                 kernel

@@ -18,7 +18,7 @@ pub(super) async fn modify(kernel: &Kernel, command: &Modify) -> Outcome<()> {
         }
         let sent = kernel
             .fleet
-            .set_accounting(name, wanted, kernel.deadline)
+            .set_accounting(name, wanted, kernel.until())
             .await;
         match kernel.sort(sent).await {
             Sent::Accepted => return Ok(()),
