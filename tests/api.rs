@@ -12,6 +12,8 @@ mod controller;
 mod controller_harness;
 #[path = "api/controller_reads.rs"]
 mod controller_reads;
+#[path = "api/controller_split.rs"]
+mod controller_split;
 #[path = "api/fake_host.rs"]
 mod fake_host;
 #[path = "api/node.rs"]

@@ -16,6 +16,7 @@ use super::anchor;
 use super::command::Expand;
 use super::error::ControllerError;
 use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, no_disk, refused};
+use crate::cloud::CallError;
 use crate::domain::disk::Disk;
 use crate::domain::id::VmName;
 use crate::domain::journal::{self, Phase};
@@ -25,6 +26,8 @@ use crate::fleet::Operation;
 /// What this job knows of the lending.
 #[derive(Debug, Default)]
 struct Lending {
+    /// Which VM this job has named in the journal.
+    named: Option<VmName>,
     /// Where this job has attached the disk.
     anchor: Option<VmName>,
     /// Whether it has given others, who may be lending or publishing the disk, time to show it.
@@ -98,6 +101,7 @@ async fn step(
     if !now.is_settled() || now.holder() != Some(vm) || now.size >= goal || now.size != disk.size {
         return Ok(());
     }
+    kernel.wanted(name)?;
     let sent = kernel.fleet.extend(&turn, paid, name).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
@@ -140,11 +144,13 @@ async fn lend(
     kernel
         .journal(&disk, journal::lend(&disk.description, &vm))
         .await?;
+    lending.named = Some(vm.clone());
     let paid = kernel.pay(name).await?;
     let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
     if !now.is_detached() || !journal::lent_to(&now.description, &vm) {
         return Ok(());
     }
+    kernel.wanted(name)?;
     let sent = kernel.fleet.attach(&turn, paid, name, &vm).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
@@ -156,7 +162,13 @@ async fn lend(
                 .await?;
             Ok(())
         }
-        Sent::Again(why) => tries.count(why),
+        Sent::Again(why) => {
+            if why.as_ref().is_some_and(CallError::outcome_unknown) {
+                // If the disk is found there, it may be for this call.
+                lending.named = None;
+            }
+            tries.count(why)
+        }
         Sent::Refused(error) => Err(refused(name, error)),
     }
 }
@@ -171,7 +183,13 @@ async fn give_back(kernel: &Kernel, disk: &Disk, lending: &mut Lending) -> Outco
             // It was published meanwhile; that call puts the journal right.
             return Ok(true);
         }
-        if lending.anchor.as_ref() != Some(vm) && !lending.doubted {
+        let mine = lending.anchor.as_ref() == Some(vm);
+        if !mine && lending.named.as_ref() == Some(vm) {
+            // Named here when the disk was detached, attached by another call: it is being published there, or lent by
+            // somebody who will end that.
+            return Ok(true);
+        }
+        if !mine && !lending.doubted {
             // Another job's, which may be about to end it; or a publish that has yet to write its journal.
             kernel.doubt().await;
             lending.doubted = true;

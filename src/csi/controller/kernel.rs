@@ -15,7 +15,8 @@ use crate::cloud::{CallError, Rejection};
 use crate::domain::disk::{AttachmentStatus, Disk, DiskStatus, Vm};
 use crate::domain::id::{DiskName, VmName};
 use crate::domain::journal::Phase;
-use crate::fleet::{Fleet, FleetError, Operation, Paid, Turn};
+use crate::fleet::{Fleet, FleetError, Operation, Paid, Turn, Until};
+use crate::jobs::Interest;
 
 pub(super) type Outcome<T> = Result<T, ControllerError>;
 
@@ -35,6 +36,8 @@ pub(super) struct Kernel {
     pub(super) nodes: Arc<Mutex<HashSet<VmName>>>,
     /// When the job gives up.
     pub(super) deadline: Instant,
+    /// Whether anybody waits for it.
+    pub(super) interest: Interest,
 }
 
 /// What became of an irreversible call.
@@ -135,6 +138,25 @@ impl Kernel {
         tokio::time::sleep(self.config.doubt).await;
     }
 
+    /// Whether something new may be begun: nobody but a caller that waits, or was told that the work goes on, is known
+    /// to be still in charge of the disk.
+    pub(super) fn wanted(&self, name: &DiskName) -> Outcome<()> {
+        if self.interest.lasts(self.config.linger) {
+            return Ok(());
+        }
+        Err(FleetError::Deadline {
+            what: format!("the work on disk {name}"),
+            last: "; its caller has gone, so nothing new was begun".to_owned(),
+        }
+        .into())
+    }
+
+    /// How long a call may be repeated.
+    pub(super) fn until(&self) -> Until {
+        let (interest, linger) = (self.interest.clone(), self.config.linger);
+        Until::wanted(self.deadline, move || interest.lasts(linger))
+    }
+
     /// Takes the right to send one call ahead: a call that rests on a read must follow it at once, however long the
     /// queue for calls is.
     pub(super) async fn pay(&self, name: &DiskName) -> Outcome<Paid> {
@@ -182,11 +204,22 @@ impl Kernel {
         // A disk that was seen attached needs no second look: whoever moves it meanwhile finds `pvc-` there, and the
         // caller reads its place after this write. In a burst this spares one read for each volume.
         let mut harmless = Phase::of(&text) == Phase::Published && disk.is_attached();
+        let lending = Phase::of(&text) == Phase::Growing;
+        let read = async || {
+            let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
+            match now.holder().filter(|_| lending) {
+                // Published meanwhile: what is written now would say that it is lent.
+                Some(vm) => Err(ControllerError::Moved {
+                    disk: name.to_string(),
+                    what: format!("it was attached to VM {vm}"),
+                }),
+                None => Ok(now.description),
+            }
+        };
         loop {
             let paid = self.pay(name).await?;
             if at.elapsed() > FRESH && !harmless {
-                let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
-                seen = now.description;
+                seen = read().await?;
             }
             if seen == text {
                 return Ok(());
@@ -197,14 +230,14 @@ impl Kernel {
                     what: format!("its description became {seen:?}"),
                 });
             }
+            self.wanted(name)?;
             let written = self.fleet.describe(paid, name, &text).await;
             match self.sort(written).await {
                 Sent::Accepted => return Ok(()),
                 Sent::Again(why) => tries.count(why)?,
                 Sent::Refused(error) => return Err(refused(name, error)),
             }
-            let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
-            (seen, at) = (now.description, Instant::now());
+            (seen, at) = (read().await?, Instant::now());
             harmless = false;
         }
     }
@@ -241,6 +274,7 @@ impl Kernel {
             if !may(&disk) {
                 return Ok(Detached::Kept(Box::new(disk)));
             }
+            self.wanted(name)?;
             let sent = self.fleet.detach(&turn, paid, name, vm).await;
             match self.sort(sent).await {
                 Sent::Accepted => {

@@ -37,6 +37,8 @@ pub(super) async fn publish(
 ) -> Outcome<HashMap<String, String>> {
     let (name, vm) = (&command.disk, &command.vm);
     let mut tries = Tries::new(name);
+    // Whether it was this call that attached the disk, so that it is not lent there whatever the journal says.
+    let mut attached = false;
     let mut patience = Some(Instant::now() + kernel.config.lend_patience);
     loop {
         // From the start, so that all who publish on this VM at once share one read of its slots; but not during
@@ -50,13 +52,15 @@ pub(super) async fn publish(
             disk = kernel.settle(&disk).await?.ok_or_else(|| no_disk(name))?;
         }
         let phase = disk.phase();
-        let growing = phase == Phase::Growing && (disk.is_lent() || disk.holder().is_none());
+        attached &= disk.holder() == Some(vm);
+        let lent = disk.is_lent() && !attached;
+        let growing = phase == Phase::Growing && (lent || disk.holder().is_none());
         if growing && let Some(until) = patience.take() {
             grown(kernel, &disk, until).await?;
             continue;
         }
         match disk.holder() {
-            Some(holder) if holder == vm && !disk.is_lent() => {
+            Some(holder) if holder == vm && !lent => {
                 expected.get_or_insert_with(|| kernel.fleet.expect_slot(vm));
                 if matches!(phase, Phase::New | Phase::Growing) {
                     kernel.journal(&disk, publish_text(&disk)).await?;
@@ -80,7 +84,7 @@ pub(super) async fn publish(
                 if disk.would_be_ours_on(vm) {
                     kernel.journal(&disk, publish_text(&disk)).await?;
                 }
-                attach(kernel, &disk, vm, &mut tries).await?;
+                attached = attach(kernel, &disk, vm, &mut tries).await?;
             }
         }
     }
@@ -90,15 +94,16 @@ fn publish_text(disk: &Disk) -> Option<String> {
     journal::publish(&disk.description)
 }
 
-/// One AttachVolume; the caller reads again whatever came of it.
-async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>) -> Outcome<()> {
+/// One AttachVolume; the caller reads again whatever came of it. Answers whether it was accepted.
+async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>) -> Outcome<bool> {
     let name = &disk.name;
     let turn = kernel.turn(vm).await?;
     let paid = kernel.pay(name).await?;
     let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
     if !now.is_detached() || now.would_be_ours_on(vm) {
-        return Ok(());
+        return Ok(false);
     }
+    kernel.wanted(name)?;
     let sent = kernel.fleet.attach(&turn, paid, name, vm).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
@@ -108,7 +113,7 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
                     disk.is_none_or(|disk| disk.is_attached_to(&to))
                 })
                 .await?;
-            Ok(())
+            Ok(true)
         }
         Sent::Again(why) => {
             drop(turn);
@@ -116,7 +121,8 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
                 // The API says so of a VM that is full, too, as far as is known.
                 fits(disk, vm, kernel.vm(vm).await?.as_ref())?;
             }
-            tries.count(why)
+            tries.count(why)?;
+            Ok(false)
         }
         Sent::Refused(error) => {
             drop(turn);
