@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 use worker::World;
 
 /// Callers at once.
-const WORKERS: u64 = 48;
+const WORKERS: u64 = 96;
 /// Longest time for the end: whatever happened, everything can be taken down.
 const AFTERMATH: Duration = Duration::from_secs(120);
 

@@ -18,6 +18,8 @@ use additional_storage_csi::proto::csi::v1::*;
 use tonic::{Code, Request, Status};
 
 const GIB: i64 = 1 << 30;
+/// How long it takes at least until the sidecar of the other controller is in charge.
+pub(crate) const LEASE: Duration = Duration::from_millis(400);
 
 /// One RPC, with everything that a retry repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +126,7 @@ fn controller(endpoint: &str, jobs: Jobs) -> Controller {
         job: Duration::from_secs(20),
         doubt: Duration::from_millis(50),
         lend_patience: Duration::from_millis(500),
+        linger: LEASE / 2,
     };
     Controller::new(Arc::new(fleet), config, jobs)
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
+use additional_storage_csi::domain::id::VmName;
+use additional_storage_csi::domain::journal::lent_to;
 use additional_storage_csi::emulator::{Change, Control, Emulator, State};
 use tonic::Code;
 
@@ -206,14 +208,31 @@ impl Judge {
 
     pub(crate) fn unpublished(&self, disk: &str, vm: &str) {
         if let Some(record) = self.control().disk(disk)
-            && !record.description.starts_with("grw-")
             && record.attachment.as_ref().is_some_and(|at| at.vm == vm)
+            && !lent_to(&record.description, &VmName::parse(vm).unwrap())
         {
             self.violation(format!(
                 "{disk}: unpublished from {vm}, but is {record:?}; {}",
                 self.story(disk)
             ));
         }
+    }
+
+    /// A disk that nobody uses can be deleted, unless its VM is in no state to let it go.
+    pub(crate) fn kept(&self, disk: &str, before: &State, said: &str) {
+        let able = |state: &State| {
+            let at = state.disks.get(disk)?.attachment.as_ref()?;
+            let vm = state.vms.get(&at.vm)?;
+            Some(matches!(vm.state.as_str(), "running" | "stopped"))
+        };
+        if [able(before), able(&self.control().state())].contains(&Some(false)) {
+            return;
+        }
+        self.violation(format!(
+            "{disk}: cannot be deleted: {said}; {:?}; {}",
+            self.control().disk(disk),
+            self.story(disk)
+        ));
     }
 
     pub(crate) fn absent(&self, disk: &str, why: &str) {

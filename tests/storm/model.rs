@@ -1,5 +1,7 @@
 //! What callers asked for and were told: the reference that the cloud is held against.
 
+use tokio::time::Instant;
+
 use crate::caller::Rpc;
 
 /// GiB.
@@ -28,8 +30,11 @@ pub(crate) struct Volume {
     pub(crate) published_to: Option<String>,
     /// ControllerPublish answered OK, and ControllerUnpublish has not been sent since.
     pub(crate) told: Option<Told>,
-    /// The last answer was that it may be running: what a retry repeats, and which controller ran it.
-    pub(crate) pending: Option<(Rpc, usize)>,
+    /// The last answer was that it may be running: what a retry repeats.
+    pub(crate) pending: Option<Rpc>,
+    /// The controller that was asked last, and since when nobody has waited there for an answer.
+    pub(crate) leader: usize,
+    pub(crate) left: Option<Instant>,
 }
 
 /// What was asked of sizes; apart, as the resizer does not wait for the others.

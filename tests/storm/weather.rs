@@ -21,11 +21,11 @@ pub(crate) fn vms_of(zone: usize) -> Vec<String> {
 pub(crate) async fn cloud() -> Emulator {
     let mut config = Config {
         latency: Latency {
-            create: 30,
-            attach: 20,
-            detach: 20,
-            extend: 20,
-            delete: 15,
+            create: 80,
+            attach: 60,
+            detach: 60,
+            extend: 50,
+            delete: 30,
             reply: 1,
         },
         ..Config::default()
@@ -39,26 +39,31 @@ pub(crate) async fn cloud() -> Emulator {
 }
 
 /// About 30 % of calls are hit.
+///
+/// A call that changes something is delayed for less time than a slow operation takes, as everywhere where requests are
+/// under way for less than some seconds: the API has no conditional calls, so a call that rests on a read cannot be safe
+/// for ever. Reads and answers may be as late as they like.
 pub(crate) fn faults(control: &Control, seed: u64) {
     control.seed_faults(seed);
-    let any = |probability, effect| (false, probability, effect);
+    const READ: Option<&str> = Some("DescribeVolumes");
     let rules = [
-        any(0.04, Effect::DropBefore),
-        (true, 0.08, Effect::DropAfter),
-        any(0.03, Effect::DropAfter),
-        any(0.03, Effect::Throttle),
-        any(0.04, Effect::InternalErrorBefore),
-        (true, 0.05, Effect::InternalErrorAfter),
-        any(0.03, Effect::GatewayBefore { status: 502 }),
-        any(0.02, Effect::GatewayAfter { status: 504 }),
-        any(0.01, Effect::GatewayBefore { status: 503 }),
-        (true, 0.06, Effect::Stuck { ms: 400 }),
-        any(0.08, Effect::Delay { ms: 40 }),
-        any(0.04, Effect::Delay { ms: 250 }),
+        (None, false, 0.04, Effect::DropBefore),
+        (None, true, 0.08, Effect::DropAfter),
+        (None, false, 0.03, Effect::DropAfter),
+        (None, false, 0.03, Effect::Throttle),
+        (None, false, 0.04, Effect::InternalErrorBefore),
+        (None, true, 0.05, Effect::InternalErrorAfter),
+        (None, false, 0.03, Effect::GatewayBefore { status: 502 }),
+        (None, false, 0.02, Effect::GatewayAfter { status: 504 }),
+        (None, false, 0.01, Effect::GatewayBefore { status: 503 }),
+        (None, true, 0.06, Effect::Stuck { ms: 400 }),
+        (READ, false, 0.04, Effect::Delay { ms: 250 }),
+        (READ, false, 0.08, Effect::Delay { ms: 60 }),
+        (None, true, 0.10, Effect::Delay { ms: 20 }),
     ];
-    for (mutating, probability, effect) in rules {
+    for (action, mutating, probability, effect) in rules {
         control.add_fault(Rule {
-            action: None,
+            action: action.map(str::to_owned),
             mutating,
             disk: None,
             vm: None,

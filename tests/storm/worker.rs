@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use additional_storage_csi::cloud::nifcloud::install_crypto_provider;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::caller::{Answer, Callers, Patience, Rpc, may_be_running};
+use crate::caller::{Answer, Callers, LEASE, Patience, Rpc, may_be_running};
 use crate::judge::{Judge, lock};
 use crate::model::{Sizes, Volume, names};
 use crate::weather::{self, Down, ZONES};
@@ -60,10 +61,18 @@ fn kind(rpc: &Rpc) -> &'static str {
     }
 }
 
+/// The sidecars of the other controller take over, not before the lease of the first ones has run out.
+async fn change_leader(volume: &mut Volume) {
+    if let Some(left) = volume.left.take() {
+        tokio::time::sleep_until(left + LEASE).await;
+    }
+    volume.leader = 1 - volume.leader;
+}
+
 /// A VM of the zone; some are more popular than others, so that they are full at times.
 fn some_vm(random: &mut fastrand::Rng, zone: usize) -> String {
     let vms = weather::vms_of(zone);
-    let crowd = if random.u8(..10) < 4 { 2 } else { vms.len() };
+    let crowd = if random.u8(..10) < 3 { 3 } else { vms.len() };
     one_of(random, &vms[..crowd]).to_owned()
 }
 
@@ -189,32 +198,30 @@ impl World {
     async fn step(&self, random: &mut fastrand::Rng, index: usize, volume: &mut Volume) {
         let disk = names(self.seed, index, volume.generation).1;
         self.judge.told(&disk, volume);
-        let (rpc, to) = self.choose(random, index, volume).await;
-        self.run(index, volume, rpc, to, patience(random)).await;
+        if random.u8(..10) < 3 {
+            change_leader(volume).await;
+            // The disk may not have been looked at for a while.
+            self.judge.told(&disk, volume);
+        }
+        let rpc = self.choose(random, index, volume);
+        self.run(index, volume, rpc, patience(random)).await;
     }
 
     /// What a sidecar would do next, and on which controller.
-    async fn choose(
-        &self,
-        random: &mut fastrand::Rng,
-        index: usize,
-        volume: &Volume,
-    ) -> (Rpc, usize) {
-        let to = random.usize(..2);
-        if let Some((rpc, ran)) = volume.pending.clone() {
-            let to = if random.u8(..10) < 8 { ran } else { to };
+    fn choose(&self, random: &mut fastrand::Rng, index: usize, volume: &Volume) -> Rpc {
+        if let Some(rpc) = volume.pending.clone() {
             // A pod may be gone before its disk came.
             return match rpc {
-                Rpc::Publish { vm } if random.u8(..4) == 0 => (Rpc::Unpublish { vm }, to),
-                rpc => (rpc, to),
+                Rpc::Publish { vm } if random.u8(..4) == 0 => Rpc::Unpublish { vm },
+                rpc => rpc,
             };
         }
         let zone = index % ZONES.len();
         if !volume.created {
-            return (self.new_claim(random, index, volume, zone), to);
+            return self.new_claim(random, index, volume, zone);
         }
         let again = volume.create.clone().unwrap();
-        let rpc = match (&volume.published_to, random.u8(..100)) {
+        match (&volume.published_to, random.u8(..100)) {
             (_, 0..10) => again,
             (Some(vm), 10..55) => Rpc::Unpublish { vm: vm.clone() },
             (Some(_), 55..65) if volume.told.is_some() => Rpc::Publish {
@@ -235,8 +242,7 @@ impl World {
                 },
                 _ => unreachable!(),
             },
-        };
-        (rpc, to)
+        }
     }
 
     fn new_claim(
@@ -270,14 +276,7 @@ impl World {
     }
 
     /// One RPC of provisioner or attacher, and what follows from its answer.
-    async fn run(
-        &self,
-        index: usize,
-        volume: &mut Volume,
-        rpc: Rpc,
-        to: usize,
-        patience: Patience,
-    ) {
+    async fn run(&self, index: usize, volume: &mut Volume, rpc: Rpc, patience: Patience) {
         let disk = names(self.seed, index, volume.generation).1;
         let before = self.judge.control().state();
         match &rpc {
@@ -287,11 +286,18 @@ impl World {
                 volume.published_to = Some(vm.clone());
             }
             Rpc::Delete if volume.published_to.is_none() => {
-                lock(&self.facts[index]).created = false
+                lock(&self.facts[index]).created = false;
             }
             _ => {}
         }
-        let answer = self.send(to, &disk, &rpc, patience).await;
+        let answer = self.send(volume.leader, &disk, &rpc, patience).await;
+        volume.left = match &answer {
+            None => Some(Instant::now()),
+            Some(Err(status)) if status.code() == Code::DeadlineExceeded => Some(Instant::now()),
+            // Another call of before is still running.
+            Some(Err(status)) if status.code() == Code::Aborted => volume.left,
+            Some(_) => None,
+        };
         let sizes = lock(&self.facts[index]).sizes;
         self.judge.size(&disk, sizes);
         let status = match answer {
@@ -306,7 +312,7 @@ impl World {
                     volume.published_to = Some(vm.clone());
                 }
                 // A repetition of what is done already may stay without an answer.
-                volume.pending = volume.told.is_none().then_some((rpc, to));
+                volume.pending = volume.told.is_none().then_some(rpc);
                 return;
             }
         };
@@ -388,8 +394,7 @@ impl World {
             Rpc::Delete => {
                 lock(&self.facts[index]).created = true;
                 if volume.published_to.is_none() {
-                    self.judge
-                        .violation(format!("{disk}: cannot be deleted: {status:?}"));
+                    self.judge.kept(&disk, before, status.message());
                 }
             }
             _ => {}
@@ -442,24 +447,24 @@ impl World {
     async fn finish(&self, index: usize, volume: &mut Volume) {
         let disk = names(self.seed, index, volume.generation).1;
         self.judge.told(&disk, volume);
-        if let Some((rpc @ (Rpc::Create { .. } | Rpc::Delete), to)) = volume.pending.clone() {
+        if let Some(rpc @ (Rpc::Create { .. } | Rpc::Delete)) = volume.pending.clone() {
             let generation = volume.generation;
-            self.insist(index, volume, rpc, to).await;
+            self.insist(index, volume, rpc).await;
             if volume.generation != generation {
                 return;
             }
         }
         if let Some(vm) = volume.published_to.clone() {
-            self.insist(index, volume, Rpc::Unpublish { vm }, 0).await;
+            self.insist(index, volume, Rpc::Unpublish { vm }).await;
         }
         if volume.created {
-            self.insist(index, volume, Rpc::Delete, 1).await;
+            self.insist(index, volume, Rpc::Delete).await;
         }
     }
 
-    async fn insist(&self, index: usize, volume: &mut Volume, rpc: Rpc, to: usize) {
+    async fn insist(&self, index: usize, volume: &mut Volume, rpc: Rpc) {
         for _ in 0..100 {
-            self.run(index, volume, rpc.clone(), to, Patience::Endless)
+            self.run(index, volume, rpc.clone(), Patience::Endless)
                 .await;
             if volume.pending.is_none() {
                 return;
