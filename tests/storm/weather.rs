@@ -27,6 +27,7 @@ pub(crate) async fn cloud() -> Emulator {
             extend: 50,
             delete: 30,
             reply: 1,
+            ..Latency::FAST
         },
         ..Config::default()
     };
