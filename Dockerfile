@@ -9,7 +9,7 @@ ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 ARG DEBIAN_IMAGE=debian:12-slim
 
 FROM ${RUST_IMAGE} AS build
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 ARG GIT_SHA=unknown
 # Crates become part of the SBOM: they are in the binary, where a scanner of the image cannot see them.
 ARG BUILDKIT_SBOM_SCAN_STAGE=true
@@ -24,7 +24,7 @@ COPY benches benches
 COPY tests tests
 COPY examples examples
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; *) echo "no build for $TARGETARCH" >&2; exit 1 ;; esac \
+    case "${TARGETARCH:-amd64}" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; *) echo "no build for $TARGETARCH" >&2; exit 1 ;; esac \
     && target=$arch-unknown-linux-musl \
     && rustup target add "$target" \
     && GIT_SHA=$GIT_SHA cargo build --release --locked --bin nifcloud-additional-storage-csi --target "$target" \
