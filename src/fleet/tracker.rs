@@ -29,8 +29,6 @@ use crate::cloud::CallError;
 /// A read that hangs longer does not hold up the others.
 const HANGING: Duration = Duration::from_secs(1);
 const READS_AT_ONCE: usize = 4;
-/// After this long without a read, a new one need not wait for company.
-const QUIET: Duration = Duration::from_millis(50);
 
 type Answer<K> = Result<Option<<K as Kind>::Item>, CallError>;
 
@@ -53,8 +51,6 @@ struct Inner<K: Kind> {
     learned: Learned,
     changed: Notify,
     waiters: Mutex<Waiters<K>>,
-    /// When the newest read was started.
-    busy: Mutex<Option<Instant>>,
 }
 
 impl<K: Kind> Drop for Tracker<K> {
@@ -73,7 +69,6 @@ impl<K: Kind> Tracker<K> {
             reader: Reader::default(),
             learned: Learned::default(),
             changed: Notify::new(),
-            busy: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -87,7 +82,7 @@ impl<K: Kind> Tracker<K> {
         let request = Request {
             name: name.clone(),
             since: now,
-            first: self.inner.window(now),
+            first: self.inner.window(),
             goal: Goal::Fresh {
                 give_up: now + self.inner.api.config.read_patience,
             },
@@ -111,7 +106,7 @@ impl<K: Kind> Tracker<K> {
             name: name.clone(),
             since: accepted.unwrap_or_else(Instant::now),
             // Somebody else's operation may be over already.
-            first: accepted.map_or_else(|| self.inner.window(Instant::now()), |_| plan.first),
+            first: accepted.map_or_else(|| self.inner.window(), |_| plan.first),
             goal: Goal::Until {
                 until,
                 operation,
@@ -174,15 +169,12 @@ impl<K: Kind> Inner<K> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long a read waits for others. After a quiet time not at all: those who come while it runs share the next.
-    fn window(&self, now: Instant) -> Duration {
-        let busy = *self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        match busy {
-            Some(started) if now.saturating_duration_since(started) < QUIET => {
-                self.api.config.window
-            }
-            _ => Duration::ZERO,
+    /// How long a read waits for others: not at all when there are none. Those who come while it runs share the next.
+    fn window(&self) -> Duration {
+        if self.lock().is_empty() {
+            return Duration::ZERO;
         }
+        self.api.config.window
     }
 }
 
@@ -213,7 +205,6 @@ async fn run<K: Kind>(inner: Arc<Inner<K>>) {
 
 async fn read<K: Kind>(inner: Arc<Inner<K>>, batch: Batch<K>) {
     let started = Instant::now();
-    *inner.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
     inner
         .api
         .observer

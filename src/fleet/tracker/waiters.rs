@@ -90,6 +90,10 @@ impl<K: Kind> Waiters<K> {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     pub(super) fn add(&mut self, request: Request<K>, tell: oneshot::Sender<Answer<K>>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
