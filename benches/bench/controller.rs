@@ -1,10 +1,15 @@
-//! The controller's RPCs, less the cloud's own time.
+//! The controller's RPCs, less the cloud's own time: what its operations take, and what its answers to the RPC's calls
+//! take a client that does nothing else, as many at once.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use additional_storage_csi::cloud::Cloud;
+use additional_storage_csi::cloud::nifcloud::{Client, ClientConfig, Credentials};
 use additional_storage_csi::demo::claim::{Claim, Form};
+use additional_storage_csi::domain::id::VmName;
 use additional_storage_csi::emulator::{Config, Control, Emulator, Latency};
 use additional_storage_csi::proto::csi::v1::controller_client::ControllerClient;
 use additional_storage_csi::proto::csi::v1::identity_client::IdentityClient;
@@ -13,7 +18,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::process::{Driver, controller_arguments};
-use super::rows::{Row, each, rpc};
+use super::rows::{Row, each, percentile, rpc};
 
 const CALLERS: [usize; 2] = [1, 16];
 const ZONE: &str = "east-11";
@@ -53,14 +58,24 @@ pub(crate) async fn rows(binary: &Path) -> Vec<Row> {
     for callers in CALLERS {
         rows.extend(reads(&channel, callers).await);
     }
-    let bench = Bench {
+    let mut bench = Bench {
         client: ControllerClient::new(channel),
         control: Arc::clone(emulator.control()),
         samples: Arc::default(),
+        calls: Arc::default(),
+        answer: Duration::ZERO,
     };
     // Until the driver has learned when to look.
     bench.lives(16, 6).await;
+    // How many calls an RPC costs can be told while there is one caller.
+    bench.calls.lock().unwrap().clear();
+    bench.lives(1, LIVES).await;
     for callers in CALLERS {
+        bench.answer = answer(&emulator, callers).await;
+        eprintln!(
+            "  {callers} at once: the cloud answers a call in {:?}",
+            bench.answer
+        );
         bench.samples.lock().unwrap().clear();
         // One caller alone gives few samples in the same time.
         bench
@@ -72,6 +87,29 @@ pub(crate) async fn rows(binary: &Path) -> Vec<Row> {
     }
     emulator.shutdown().await;
     rows
+}
+
+/// The median time of one call to the cloud.
+async fn answer(emulator: &Emulator, callers: usize) -> Duration {
+    let client = Client::new(ClientConfig {
+        endpoint: Some(emulator.endpoint()),
+        ..ClientConfig::new(
+            "",
+            Credentials::from_values("EMULATORKEY", "emulator-secret"),
+        )
+    });
+    let client = Arc::new(client.unwrap());
+    let answers = each(callers, READS / 4, |caller, _| {
+        let client = Arc::clone(&client);
+        async move {
+            let begin = Instant::now();
+            let vm = VmName::parse(&format!("vm{caller}")).unwrap();
+            client.describe_vms(&[vm]).await.unwrap();
+            begin.elapsed()
+        }
+    })
+    .await;
+    percentile(&answers, 0.5)
 }
 
 async fn reads(channel: &Channel, callers: usize) -> Vec<Row> {
@@ -124,6 +162,10 @@ struct Bench {
     client: ControllerClient<Channel>,
     control: Arc<Control>,
     samples: Samples,
+    /// Calls to the cloud by RPC, and RPCs.
+    calls: Arc<Mutex<HashMap<&'static str, (u64, u64)>>>,
+    /// How long the cloud takes to answer one.
+    answer: Duration,
 }
 
 impl Bench {
@@ -182,14 +224,30 @@ impl Bench {
         disk: &str,
         call: impl Future<Output = Result<(), Status>>,
     ) {
-        let before = self.cloud(disk);
+        let (before, calls) = (self.cloud(disk), self.all_calls());
         let took = timed(call).await;
-        let own = took.saturating_sub(self.cloud(disk).saturating_sub(before));
+        let operations = self.cloud(disk).saturating_sub(before);
+        let own = took.saturating_sub(operations + self.answers(name, self.all_calls() - calls));
         let mut samples = self.samples.lock().unwrap();
         match samples.iter_mut().find(|(known, _)| *known == name) {
             Some((_, times)) => times.push(own),
             None => samples.push((name, vec![own])),
         }
+    }
+
+    fn all_calls(&self) -> u64 {
+        self.control.calls().values().sum()
+    }
+
+    /// What the cloud takes to answer the calls of one RPC.
+    fn answers(&self, name: &'static str, calls: u64) -> Duration {
+        let mut all = self.calls.lock().unwrap();
+        let known = all.entry(name).or_default();
+        if self.answer.is_zero() {
+            *known = (known.0 + calls, known.1 + 1);
+        }
+        let per_rpc = u32::try_from(known.0 / known.1.max(1)).unwrap();
+        self.answer * per_rpc
     }
 
     fn cloud(&self, disk: &str) -> Duration {
