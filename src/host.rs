@@ -255,7 +255,8 @@ pub trait Host: Send + Sync + fmt::Debug {
     ) -> Result<(), HostError>;
 
     /// Binds a mounted directory onto another (created if missing). Read-only takes two mount calls and is
-    /// verified in mountinfo.
+    /// verified in mountinfo; a writable bind of the same directory that is there already is what a process left that
+    /// was killed between the two, and gets the second.
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<(), HostError>;
 
     /// Binds a device node onto a file (created if missing).

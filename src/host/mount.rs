@@ -92,14 +92,21 @@ impl Table {
         target: &Path,
         read_only: bool,
     ) -> Result<(), HostError> {
-        paths::make_dir(target)?;
-        bind_call(source, target)?;
+        let half_done = read_only
+            && match (self.at(source)?, self.at(target)?) {
+                (Some(from), Some(there)) => (from.devno, from.root) == (there.devno, there.root),
+                _ => false,
+            };
+        if !half_done {
+            paths::make_dir(target)?;
+            bind_call(source, target)?;
+        }
         if !read_only {
             return Ok(());
         }
         // One call with MS_BIND | MS_RDONLY leaves the bind writable: the kernel ignores the second flag.
         let done = self.make_read_only(target);
-        if done.is_err() {
+        if done.is_err() && !half_done {
             // Better no mount than a writable one. What matters is the first error.
             let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
         }

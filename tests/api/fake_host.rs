@@ -286,6 +286,17 @@ impl Host for FakeHost {
         let from = machine
             .at(source)
             .ok_or_else(|| io("bind", source, "not a mount"))?;
+        let half_done =
+            |entry: &&mut MountEntry| entry.target == target && entry.devno == from.devno;
+        if let Some(entry) = machine
+            .mounts
+            .iter_mut()
+            .find(half_done)
+            .filter(|_| read_only)
+        {
+            entry.options = vec!["ro".to_owned()];
+            return Ok(());
+        }
         machine.mount(from.devno, &from.root, target, &from.fs_type, read_only);
         Ok(())
     }

@@ -58,7 +58,13 @@ async fn every_step_can_be_repeated_and_changes_nothing_the_second_time() {
         node.stage(3, capability.clone()).await.unwrap();
         let after = node.host.changes();
         node.stage(3, capability.clone()).await.unwrap();
-        assert_eq!(node.host.changes(), after);
+        let mut again = node.host.changes();
+        if again.len() > after.len() {
+            // Asked again in case the first call was killed before it; nothing to do on a file system of full size.
+            let grown = again.pop().unwrap();
+            assert!(grown.starts_with("grow_mounted"), "{grown}");
+        }
+        assert_eq!(again, after);
         node.publish("pods/a", capability.clone()).await.unwrap();
         let after = node.host.changes();
         node.publish("pods/a", capability.clone()).await.unwrap();
@@ -143,6 +149,19 @@ async fn a_read_only_publish_is_read_only_and_the_other_way_round_is_told_apart(
         Code::AlreadyExists,
         &["raw block"],
     );
+}
+
+#[tokio::test]
+async fn a_read_only_bind_that_was_killed_half_way_is_finished() {
+    let node = Harness::new().await;
+    node.host.plug(3);
+    node.stage(3, ext4()).await.unwrap();
+    // Between the two mount calls a bind is writable.
+    node.publish("pods/a", ext4()).await.unwrap();
+    let mut request = node.publish_request("pods/a", ext4());
+    request.readonly = true;
+    node.try_publish(request).await.unwrap();
+    assert!(node.host.mounted(&node.path("pods/a")).unwrap().read_only());
 }
 
 #[tokio::test]

@@ -366,7 +366,7 @@ fn optional() -> Vec<Row> {
                     sh(&format!(
                         "echo 'label: gpt\nsize=10M' | sfdisk -q {}",
                         image.display()
-                    ))
+                    ));
                 }),
                 "GPT",
             ),

@@ -103,7 +103,7 @@ async fn unreadable(lab: Arc<Lab>) -> Result<()> {
         let before = checksum(&volume.plug.file)?;
         println!(
             "         sector {bad}: {:?}",
-            outcome.as_ref().map_err(|s| s.message())
+            outcome.as_ref().map_err(tonic::Status::message)
         );
         match outcome {
             Err(_) => {

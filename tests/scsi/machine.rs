@@ -115,13 +115,6 @@ impl Machine {
         }
     }
 
-    /// SIGKILL to the plugin, as the kubelet's or the kernel's last means.
-    pub(crate) async fn kill_plugin(&self) -> Result<()> {
-        self.sh("kill -9 $(cat /csi/pid); while kill -0 $(cat /csi/pid) 2>/dev/null; do sleep 0.01; done")
-            .await?;
-        Ok(())
-    }
-
     /// The port of the VM's agent.
     pub(crate) fn port(&self) -> u16 {
         self.port.load(Ordering::Relaxed)

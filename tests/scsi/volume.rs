@@ -187,7 +187,6 @@ impl Volume {
             volume_id: self.id.clone(),
             staging_target_path: self.staging(),
             volume_publish_path: self.target(),
-            ..NodeGetVolumeHealthRequest::default()
         };
         let answer = on
             .node()

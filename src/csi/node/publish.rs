@@ -90,6 +90,9 @@ fn publish_mount(
     let wanted = command.read_only || bound_read_only(staging);
     if let Some(entry) = kernel.host.mount_at(&command.target)? {
         match who(kernel, command, &entry, device)? {
+            There::Ours if half_done(staging, &entry, wanted) => {
+                tracing::warn!(target_path = ?command.target, "finishing a read-only bind");
+            }
             There::Ours => return same_way(command, staging, &entry, wanted),
             There::Dead => clear_dead(kernel, command)?,
         }
@@ -113,6 +116,13 @@ fn publish_mount(
             found: "another mount than the one just made".to_owned(),
         }),
     }
+}
+
+/// A read-only bind is made writable and then protected; a plugin that is killed between the two leaves it writable.
+/// The kubelet has not started the pod then. A target that was published writable is not harmed either: containers have
+/// mounts of their own.
+fn half_done(staging: &MountEntry, entry: &MountEntry, wanted: bool) -> bool {
+    wanted && !bound_read_only(entry) && entry.root == staging.root
 }
 
 fn same_way(

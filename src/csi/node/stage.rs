@@ -94,6 +94,11 @@ fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
     }
     compatible(command, &staged)?;
     kernel.look_anew(&command.disk, device)?;
+    if let Staged::Mount { entry, .. } = &staged
+        && let Access::Mount { fs, .. } = &command.capability.access
+    {
+        grow(kernel, command, device, *fs, entry.read_only())?;
+    }
     Ok(true)
 }
 
@@ -198,20 +203,30 @@ fn stage_mount(
         options.push("ro".to_owned());
     }
     kernel.host.mount(device, &command.staging, fs, &options)?;
-    let grown = verify(kernel, command, device).and_then(|()| {
-        let writable = !options.iter().any(|option| option == "ro");
-        if writable && matches!(fs, FsType::Xfs | FsType::Btrfs) {
-            let until = Instant::now() + limit;
-            kernel
-                .host
-                .grow_mounted(device, fs, &command.staging, until)?;
-        }
-        Ok(())
-    });
+    let protected = options.iter().any(|option| option == "ro");
+    let grown =
+        verify(kernel, command, device).and_then(|()| grow(kernel, command, device, fs, protected));
     if grown.is_err() {
         kernel.unmount_verified(&command.disk, &command.staging)?;
     }
     grown
+}
+
+/// The disk may have grown while it was detached. Also at a repeated call: the one before may have been killed between
+/// mounting and growing.
+fn grow(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    fs: FsType,
+    protected: bool,
+) -> Result<(), NodeError> {
+    if protected || !matches!(fs, FsType::Xfs | FsType::Btrfs) {
+        return Ok(());
+    }
+    let until = Instant::now() + kernel.config.timeouts.format;
+    let at = &command.staging;
+    Ok(kernel.host.grow_mounted(device, fs, at, until)?)
 }
 
 fn check(
