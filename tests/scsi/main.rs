@@ -16,6 +16,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod broken;
 mod faults;
 mod identity;
 mod kill;
@@ -93,6 +94,7 @@ fn groups() -> Vec<Group> {
         group("power", one(), power::CASES),
         group("full", one(), many::FULL),
         group("pulled", one(), pulled::CASES),
+        group("broken", one(), broken::CASES),
         group(
             "deaf",
             Spec {
