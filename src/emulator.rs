@@ -8,13 +8,14 @@
 //! ```
 //!
 //! The wire is the real one: signature version 2, XML, asynchronous states, 14 slots, steps of 100 GB, errors with
-//! status 500. Where no source tells what the real cloud does, the choice is marked "invented" in `actions` and
-//! `state`, and where it can matter there is a switch ([`Switches`]); the driver never depends on such a code.
+//! status 500. Where no source tells what the real cloud does, the choice is marked "invented" in
+//! [`Code`], and where it can matter there is a switch ([`Switches`]); the driver never depends on such a code.
 
 mod actions;
 mod admin;
 mod backend;
-pub mod config;
+pub mod code;
+mod config;
 mod control;
 mod core;
 mod devices;
@@ -34,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use backend::BackendError;
+pub use code::Code;
 pub use config::{
     BackendKind, Config, ConfigError, Latency, RateLimit, Switches, ThrottleAnswer, VmConfig,
 };

@@ -1,7 +1,8 @@
-//! The API's actions on the books: check, change, answer. "invented" marks codes that no source tells.
+//! The API's actions on the books: check, change, answer.
 
 mod describe;
 
+use super::code::Code;
 use super::config::Switches;
 use super::sign::Params;
 use super::state::{Change, DiskRecord, Refusal, State, VmRecord, duplicate};
@@ -81,7 +82,7 @@ pub(super) fn perform(state: &mut State, action: &str, call: &Call<'_>) -> Resul
         "DescribeRegions" => describe_regions(call),
         "DescribeResources" => Ok(describe_resources(state)),
         _ => Err(Refusal::new(
-            "Client.InvalidParameterNotFound.Action", // invented
+            Code::ActionNotFound,
             format!("The action '{action}' does not exist."),
         )),
     }
@@ -98,9 +99,8 @@ impl Call<'_> {
 
     fn require(&self, name: &str) -> Result<&str, Refusal> {
         self.get(name).ok_or_else(|| {
-            // invented
             Refusal::new(
-                "Client.MissingParameter",
+                Code::MissingParameter,
                 format!("The parameter '{name}' is required."),
             )
         })
@@ -112,11 +112,6 @@ impl Call<'_> {
             .map_while(|number| self.get(&format!("{name}.{number}")))
             .collect()
     }
-}
-
-fn invalid(what: &str, message: impl Into<String>) -> Refusal {
-    // The form is the API's; which detail it names is not documented.
-    Refusal::new(&format!("Client.InvalidParameterValue.{what}"), message)
 }
 
 fn is_name(text: &str, max: usize) -> bool {
@@ -144,43 +139,49 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
                 state
                     .vm(id)
                     .err()
-                    .unwrap_or(Refusal::new("Server.InternalError", ""))
+                    .unwrap_or(Refusal::new(Code::Internal, ""))
             })?,
         (None, None) => call.require("InstanceId")?.to_owned(),
     };
     let size = call.require("Size")?;
     let size = size_of(size, call.switches.short_sizes)
-        .ok_or_else(|| invalid("Size", format!("The size '{size}' is invalid.")))?;
+        .ok_or_else(|| Refusal::new(Code::InvalidSize, format!("The size '{size}' is invalid.")))?;
     let code = call.get("DiskType").unwrap_or("6");
     let disk_type = TYPES
         .iter()
         .find(|(known, _)| *known == code)
         .map(|(_, name)| *name);
-    let disk_type = disk_type
-        .ok_or_else(|| invalid("DiskType", format!("The disk type '{code}' is invalid.")))?;
+    let disk_type = disk_type.ok_or_else(|| {
+        Refusal::new(
+            Code::InvalidDiskType,
+            format!("The disk type '{code}' is invalid."),
+        )
+    })?;
     if code == "5" && size > 1000 {
-        return Err(invalid("Size", "Flash Storage is limited to 1000."));
+        return Err(Refusal::new(
+            Code::InvalidSize,
+            "Flash Storage is limited to 1000.",
+        ));
     }
     let accounting = accounting(call.get("AccountingType").unwrap_or("2"))?;
     let description = description(call.get("Description").unwrap_or(""))?;
-    let name = match call.get("VolumeId") {
-        Some(name) if is_name(name, 32) => name.to_owned(),
-        Some(name) => {
-            return Err(invalid(
-                "VolumeId",
-                format!("The name '{name}' is invalid."),
-            ));
+    let name = call.get("VolumeId");
+    if let Some(name) = name {
+        if !is_name(name, 32) {
+            let message = format!("The name '{name}' is invalid.");
+            return Err(Refusal::new(Code::InvalidVolumeId, message));
         }
-        // Eight letters and digits, as the manual says.
-        None => state.unique_id("").replace('-', ""),
-    };
-    if state.disks.contains_key(&name) {
-        return Err(duplicate(&name));
+        if state.disks.contains_key(name) {
+            return Err(duplicate(name));
+        }
     }
     let zone = state
         .vm_ready(&vm, call.switches.processing_while_busy)?
         .zone
         .clone();
+    state.free_target(&vm)?;
+    // Nothing is refused from here on. Eight letters and digits, as the manual says.
+    let name = name.map_or_else(|| state.unique_id("").replace('-', ""), str::to_owned);
     let record = DiskRecord {
         name: name.clone(),
         unique_id: state.unique_id("vol"),
@@ -195,10 +196,7 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         change: None,
     };
     state.insert_disk(record);
-    if let Err(refusal) = state.begin_attach(&name, &vm, call.now, Change::Create) {
-        state.remove_disk(&name);
-        return Err(refusal);
-    }
+    state.begin_attach(&name, &vm, call.now, Change::Create)?;
     let disk = state.disk(&name)?;
     let mut xml = Xml::default();
     xml.leaf("volumeId", &disk.name)
@@ -217,8 +215,8 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
 fn accounting(value: &str) -> Result<&str, Refusal> {
     match value {
         "1" | "2" => Ok(value),
-        _ => Err(invalid(
-            "AccountingType",
+        _ => Err(Refusal::new(
+            Code::InvalidAccountingType,
             format!("The accounting type '{value}' is invalid."),
         )),
     }
@@ -226,8 +224,8 @@ fn accounting(value: &str) -> Result<&str, Refusal> {
 
 fn description(value: &str) -> Result<String, Refusal> {
     if value.chars().count() > 40 {
-        return Err(invalid(
-            "Description",
+        return Err(Refusal::new(
+            Code::InvalidDescription,
             "The description is longer than 40 characters.",
         ));
     }
@@ -237,9 +235,8 @@ fn description(value: &str) -> Result<String, Refusal> {
 fn delete(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let name = call.require("VolumeId")?;
     if state.disk_ready(name)?.attachment.is_some() {
-        // invented
         return Err(Refusal::new(
-            "Client.Inoperable.Volume.InUse",
+            Code::InUse,
             format!("The volume '{name}' is attached to an instance."),
         ));
     }
@@ -270,23 +267,21 @@ fn attach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let zone = disk.zone.clone();
     if let Some(at) = &disk.attachment {
         if call.switches.own_code_attached_elsewhere && at.vm != vm {
-            // invented
             return Err(Refusal::new(
-                "Client.Inoperable.Volume.InUse",
+                Code::InUse,
                 format!("The volume '{name}' is attached to another instance."),
             ));
         }
         // The same code for this and for another VM: the harder reading.
         return Err(Refusal::new(
-            "Server.Inoperable.Volume.AlreadyAttached",
+            Code::AlreadyAttached,
             format!("The volume '{name}' is already attached."),
         ));
     }
     let record = state.vm_ready(vm, call.switches.processing_while_busy)?;
     if record.zone != zone {
-        // invented
         return Err(Refusal::new(
-            "Client.Inoperable.Volume.DifferentZone",
+            Code::DifferentZone,
             format!(
                 "The volume '{name}' is in zone {zone}, the instance '{vm}' in {}.",
                 record.zone
@@ -302,7 +297,7 @@ fn detach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let name = call.require("VolumeId")?;
     let detached = || {
         Refusal::new(
-            "Client.Inoperable.Volume.DetachedFromInstance",
+            Code::Detached,
             format!("The volume '{name}' is detached from the instance."),
         )
     };
@@ -319,9 +314,8 @@ fn detach(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         && vm.state == "running"
         && call.get("Agreement") != Some("true")
     {
-        // invented
         return Err(Refusal::new(
-            "Client.Inoperable.Instance.Running",
+            Code::InstanceRunning,
             "The instance is running: Agreement is required.",
         ));
     }
@@ -334,7 +328,10 @@ fn extend(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     let name = call.require("VolumeId")?;
     let reboot = call.get("NiftyReboot").unwrap_or("true");
     if !matches!(reboot, "force" | "true" | "false") {
-        return Err(invalid("NiftyReboot", format!("'{reboot}' is invalid.")));
+        return Err(Refusal::new(
+            Code::InvalidReboot,
+            format!("'{reboot}' is invalid."),
+        ));
     }
     let disk = state.disk_ready(name)?;
     let limit = if disk.disk_type == "Flash Storage" {
@@ -344,13 +341,13 @@ fn extend(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     };
     let Some(holder) = disk.attachment.as_ref().map(|at| at.vm.clone()) else {
         return Err(Refusal::new(
-            "Client.Inoperable.Volume.DetachedFromInstance",
+            Code::Detached,
             format!("The volume '{name}' is detached from the instance."),
         ));
     };
     if disk.size + 100 > limit {
-        return Err(invalid(
-            "Size",
+        return Err(Refusal::new(
+            Code::InvalidSize,
             format!("The volume '{name}' has the largest size."),
         ));
     }
@@ -379,10 +376,15 @@ fn modify(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
             }
         }
         "volumeName" if is_name(value, 32) => state.rename_disk(name, value)?,
-        "volumeName" => return Err(invalid("Value", format!("The name '{value}' is invalid."))),
+        "volumeName" => {
+            return Err(Refusal::new(
+                Code::InvalidValue,
+                format!("The name '{value}' is invalid."),
+            ));
+        }
         other => {
-            return Err(invalid(
-                "Attribute",
+            return Err(Refusal::new(
+                Code::InvalidAttribute,
                 format!("The attribute '{other}' is invalid."),
             ));
         }

@@ -178,13 +178,13 @@ impl Control {
     pub fn try_add_vm(&self, name: &str, zone: &str) -> Result<(), Refusal> {
         self.change(|books| {
             if books.vms.contains_key(name) {
-                return Err(Refusal::new(
+                return Err(Refusal::named(
                     "Client.InvalidParameterDuplicate.Instance",
                     format!("The instance '{name}' already exists."),
                 ));
             }
             if !is_vm_name(name) {
-                return Err(Refusal::new(
+                return Err(Refusal::named(
                     "Client.InvalidParameterValue.InstanceId",
                     format!("The name '{name}' is invalid."),
                 ));

@@ -17,6 +17,7 @@ pub(super) use live::Live;
 
 use super::actions::{Call, MUTATING, perform};
 use super::backend::Backend;
+use super::code::Code;
 use super::config::{Config, Latency, ThrottleAnswer};
 use super::faults::{Decision, Effect, Holds, Seen};
 use super::sign::{Params, expected};
@@ -128,7 +129,7 @@ impl Core {
         match effect? {
             Effect::Throttle => Some(Some(self.throttled())),
             Effect::Refuse { code } => Some(Some(
-                self.refuse(&Refusal::new(code, "A fault was asked for.")),
+                self.refuse(&Refusal::named(code, "A fault was asked for.")),
             )),
             Effect::Status { status, code: None } => Some(Some(gateway(*status))),
             Effect::Status {
@@ -136,7 +137,7 @@ impl Core {
                 code: Some(code),
             } => Some(Some((
                 *status,
-                error_body(&Refusal::new(code, "A fault was asked for.")),
+                error_body(&Refusal::named(code, "A fault was asked for.")),
             ))),
             Effect::InternalErrorBefore => Some(Some(self.refuse(&internal()))),
             Effect::GatewayBefore { status } => Some(Some(gateway(*status))),
@@ -186,7 +187,7 @@ impl Core {
     }
 
     fn check_signature(&self, request: &Request) -> Result<(), Refusal> {
-        let failed = |message: &str| Err(Refusal::new("Client.AuthFailure", message));
+        let failed = |message: &str| Err(Refusal::new(Code::AuthFailure, message));
         let params = &request.params;
         let secret = params
             .get("AccessKeyId")
@@ -321,13 +322,12 @@ impl Latency {
 }
 
 fn throttle() -> Refusal {
-    // invented: no source tells the code
-    Refusal::new("Client.RequestLimitExceeded", "Too many requests.")
+    Refusal::new(Code::RequestLimit, "Too many requests.")
 }
 
 fn internal() -> Refusal {
     Refusal::new(
-        "Server.InternalError",
+        Code::Internal,
         "An error has occurred. Please try again later.",
     )
 }

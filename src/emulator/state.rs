@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::code::Code;
+
 /// Slots a VM offers to additional disks: targets 1 to 15 without 7, the controller's own.
 pub(super) const TARGETS: [u8; 14] = [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -121,7 +123,7 @@ impl PartialEq for Touched {
 
 impl Eq for Touched {}
 
-/// An error answer: code and message. Codes marked "invented" in `actions` are this emulator's own.
+/// An error answer: code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// `Code`.
@@ -131,9 +133,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal.
-    #[must_use]
-    pub fn new(code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self::named(code.as_str(), message)
+    }
+
+    /// With a code that the API never answers by itself.
+    pub(super) fn named(code: &str, message: impl Into<String>) -> Self {
         Self {
             code: code.to_owned(),
             message: message.into(),
@@ -168,7 +173,7 @@ impl State {
     pub fn disk(&self, name: &str) -> Result<&DiskRecord, Refusal> {
         self.disks.get(name).ok_or_else(|| {
             Refusal::new(
-                "Client.InvalidParameterNotFound.Volume",
+                Code::VolumeNotFound,
                 format!("The volume ID '{name}' does not exist."),
             )
         })
@@ -178,7 +183,7 @@ impl State {
     pub fn vm(&self, name: &str) -> Result<&VmRecord, Refusal> {
         self.vms.get(name).ok_or_else(|| {
             Refusal::new(
-                "Client.InvalidParameterNotFound.Instance",
+                Code::InstanceNotFound,
                 format!("The instance ID '{name}' does not exist."),
             )
         })
@@ -188,15 +193,14 @@ impl State {
     pub fn vm_ready(&self, name: &str, processing: bool) -> Result<&VmRecord, Refusal> {
         let vm = self.vm(name)?;
         if !matches!(vm.state.as_str(), "running" | "stopped") {
-            // invented: the manual says only that the VM must be running or stopped
             return Err(Refusal::new(
-                "Client.Inoperable.Instance.IncorrectState",
+                Code::InstanceState,
                 format!("The instance '{name}' is {}.", vm.state),
             ));
         }
         if processing && !vm.busy.is_empty() {
             return Err(Refusal::new(
-                "Server.ResourceIncorrectState.Instance.Processing",
+                Code::InstanceProcessing,
                 format!("The instance '{name}' is being processed."),
             ));
         }
@@ -209,7 +213,7 @@ impl State {
         match disk.change {
             None => Ok(disk),
             Some(_) => Err(Refusal::new(
-                "Server.ResourceIncorrectState.Volume.Processing",
+                Code::VolumeProcessing,
                 format!("The volume '{name}' is being processed."),
             )),
         }
@@ -219,7 +223,7 @@ impl State {
 /// The answer to a name that is taken (presumed by analogy with other resources).
 pub(super) fn duplicate(name: &str) -> Refusal {
     Refusal::new(
-        "Client.InvalidParameterDuplicate.Volume",
+        Code::DuplicateVolume,
         format!("The volume '{name}' already exists."),
     )
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::super::code::Code;
 use super::super::state::{DiskRecord, Refusal, State, VmRecord};
 use super::super::xml::Xml;
-use super::{Call, Done, invalid};
+use super::{Call, Done};
 
 /// Records by name: all, or those asked for; one unknown name fails the call unless a switch says otherwise.
 fn asked<'a, R>(
@@ -173,8 +174,8 @@ pub(super) fn describe_instance_attribute(state: &State, call: &Call<'_>) -> Res
             });
         }
         other => {
-            return Err(invalid(
-                "Attribute",
+            return Err(Refusal::new(
+                Code::InvalidAttribute,
                 format!("The attribute '{other}' is invalid."),
             ));
         }
@@ -188,9 +189,8 @@ pub(super) fn describe_zones(state: &State, call: &Call<'_>) -> Result<Done, Ref
     let default = zones.first().copied();
     let asked = call.list("ZoneName");
     if let Some(unknown) = asked.iter().find(|zone| !zones.contains(*zone)) {
-        // invented, by analogy with other resources
         return Err(Refusal::new(
-            "Client.InvalidParameterNotFound.AvailabilityZone",
+            Code::ZoneNotFound,
             format!("The zone '{unknown}' does not exist."),
         ));
     }
@@ -224,9 +224,8 @@ pub(super) fn describe_regions(call: &Call<'_>) -> Result<Done, Refusal> {
     regions.insert(call.region);
     let asked = call.list("RegionName");
     if let Some(unknown) = asked.iter().find(|region| !regions.contains(*region)) {
-        // invented, by analogy with other resources
         return Err(Refusal::new(
-            "Client.InvalidParameterNotFound.Region",
+            Code::RegionNotFound,
             format!("The region '{unknown}' does not exist."),
         ));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::code::Code;
 use super::{
     AttachmentRecord, Change, DiskRecord, Refusal, State, TARGETS, Touched, VmRecord, duplicate,
 };
@@ -61,6 +62,20 @@ impl State {
         );
     }
 
+    /// The VM's lowest free slot.
+    pub fn free_target(&self, vm: &str) -> Result<u8, Refusal> {
+        let slots = &self.vm(vm)?.slots;
+        let free = TARGETS
+            .into_iter()
+            .find(|target| !slots.contains_key(target));
+        free.ok_or_else(|| {
+            Refusal::new(
+                Code::NoSlot,
+                format!("The instance '{vm}' has no free slot for a volume."),
+            )
+        })
+    }
+
     /// Begins to plug a disk into the VM's lowest free slot.
     pub fn begin_attach(
         &mut self,
@@ -69,19 +84,7 @@ impl State {
         now: &str,
         change: Change,
     ) -> Result<(), Refusal> {
-        self.vm(vm)?;
-        let free = self.vms.get(vm).and_then(|vm| {
-            TARGETS
-                .into_iter()
-                .find(|target| !vm.slots.contains_key(target))
-        });
-        // invented: no source tells the code of a full VM
-        let target = free.ok_or_else(|| {
-            Refusal::new(
-                "Client.ResourceLimitExceeded.Instance.Volume",
-                format!("The instance '{vm}' has no free slot for a volume."),
-            )
-        })?;
+        let target = self.free_target(vm)?;
         if let Some(record) = self.vm_mut(vm) {
             record.slots.insert(target, disk.to_owned());
             record.busy.insert(disk.to_owned());
@@ -172,7 +175,7 @@ impl State {
     pub fn rename_vm(&mut self, from: &str, to: &str) -> Result<(), Refusal> {
         self.vm(from)?;
         if self.vms.contains_key(to) {
-            return Err(Refusal::new(
+            return Err(Refusal::named(
                 "Client.InvalidParameterDuplicate.Instance",
                 format!("The instance '{to}' already exists."),
             ));
