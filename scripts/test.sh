@@ -59,6 +59,7 @@ fi
 if [ "$(id -u)" != 0 ] || [ ! -e /dev/loop-control ]; then
   left_out+=("tests on real disks (loop_host, loop_node, csi-sanity with mounts): they need root and loop devices")
 fi
+python3 -c 'import ensurepip' 2>/dev/null || left_out+=("the vendor's command line against the emulator: python3-venv is missing")
 for tool in mkfs.xfs mkfs.btrfs; do
   command -v "$tool" >/dev/null || left_out+=("tests on ${tool#mkfs.}: $tool is missing")
 done

@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+mod vendor_cli;
+
 use std::sync::Arc;
 use std::time::Duration;
 
