@@ -235,6 +235,7 @@ class Cluster:
             f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
             f"--kubelet-client-certificate={pki}/kubelet-client.crt",
             f"--kubelet-client-key={pki}/kubelet-client.key",
+            f"--audit-policy-file={HERE}/audit.yaml", f"--audit-log-path={self.dir}/audit.log",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key")
         wait("API server", lambda: self.api.request("GET", "/readyz") == "ok", 120)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import json
 import os
 import re
 import shutil
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="wait for Enter before the end")
     options = parser.parse_args()
     # Loss comes last on the spare nodes: one of them does not return.
-    for module in ("article", "lifetime", "loss", "postgres", "growth", "claims", "upheaval", "install"):
+    for module in ("article", "lifetime", "loss", "postgres", "growth", "claims", "figures", "upheaval", "install"):
         importlib.import_module(f"walks_{module}")
     chosen = [walk for walk in WALKS if re.search(options.only, walk.promise)]
     if options.list:
@@ -93,6 +94,7 @@ class Suite:
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._end(world)
+        self._write_figures(world)
         for name in self.failed:
             print(f"FAILED {name}")
         print(f"{len(self.passed)} passed, {len(self.failed)} failed")
@@ -176,6 +178,19 @@ class Suite:
                 (target / name).write_text(world.cluster.kubectl(*arguments, check=False), encoding="utf-8")
             except Exception as failure:  # noqa: BLE001
                 (target / name).write_text(str(failure), encoding="utf-8")
+
+    def _write_figures(self, world: World) -> None:
+        """Rows as `make bench` writes them, beside its own in target/bench.json."""
+        file = REPOSITORY / "target/bench.json"
+        try:
+            rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if not row["name"].startswith("e2e/")]
+        except (OSError, ValueError):
+            rows = []
+        for name, value in sorted(world.figures.items()):
+            print(f"{value:>10}  {name}")
+            unit = re.search(r"\((\w+)\)$", name)
+            rows.append({"name": f"e2e/{name}", "value": value, "unit": unit[1] if unit else "", "bound": None, "ratio": None})
+        file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
     def _end(self, world: World) -> None:
         say("taking everything down")

@@ -1,0 +1,123 @@
+"""How long a claim takes and where the time goes; what the driver costs. Rows `e2e/...` of target/bench.json."""
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from datetime import datetime
+from pathlib import Path
+
+from cluster import wait
+from driver import NAME, NAMESPACE
+from kit import ALONE, CLASS, World, expect, is_ready, seconds_since, walk
+
+FAST = {"create": 40, "attach": 30, "detach": 30, "extend": 30, "delete": 20, "reply": 0}
+REALISTIC = {"create": 10_000, "attach": 5_000, "detach": 5_000, "extend": 8_000, "delete": 3_000, "reply": 100}
+ENDED = re.compile(r'(\S+Z)\s+DEBUG rpc\{.*?method="csi\.v1\.\w+/(\w+)"(?: volume_id="(\w+)")?.*?\}: rpc ended code=Ok elapsed_us=(\d+)')
+# Calls that the cloud works on for seconds; the others only change its books.
+SLOW = {"CreateVolume", "AttachVolume", "DetachVolume", "ExtendVolumeSize", "DeleteVolume"}
+
+
+# How the user agents of the sidecars begin; all others in the pods of the driver are its own.
+SIDECARS = ("csi-provisioner", "csi-attacher", "csi-resizer")
+
+
+def rpcs(world: World, handle: str) -> dict[str, tuple[float, float]]:
+    """Method -> (begin, end) of a volume's successful calls, in seconds of the wall clock, from the driver's logs."""
+    found: dict[str, tuple[float, float]] = {}
+    for node in world.cluster.nodes:
+        for log in (node.dir / "var/log/pods").glob(f"{NAMESPACE}_{NAME}*/driver/*.log"):
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if handle in line and (match := ENDED.search(line)):
+                    end = datetime.fromisoformat(match[1].replace("Z", "+00:00")).timestamp()
+                    found.setdefault(match[2], (end - int(match[4]) / 1e6, end))
+    return found
+
+
+def one_claim(world: World, name: str) -> dict[str, float]:
+    """Seconds of each part of the way from a pod with a new claim to the pod's readiness."""
+    world.claim(name)
+    begun = time.time()
+    world.pod(name, name)
+    world.running(name)
+    ready = time.time()
+    calls = rpcs(world, world.handle(name))
+    missing = {"CreateVolume", "ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"} - set(calls)
+    expect(not missing, f"the driver's log shows no {missing} of {name}")
+    create, publish, stage = (calls[m] for m in ("CreateVolume", "ControllerPublishVolume", "NodeStageVolume"))
+    return {
+        "total": ready - begun,
+        "schedule and provisioner": create[0] - begun,
+        "create (driver and cloud)": create[1] - create[0],
+        "bind and attacher": publish[0] - create[1],
+        "publish (driver and cloud)": publish[1] - publish[0],
+        "kubelet sees the attachment": stage[0] - publish[1],
+        "stage (mkfs and mount)": stage[1] - stage[0],
+        "publish to the pod and start": ready - stage[1],
+    }
+
+
+def resident(world: World, role: str) -> list[float]:
+    """MiB of each of the driver's processes of a role in this cluster."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if command[0].endswith(NAME.encode()) and command[1:2] == [role.encode()] and (
+                    world.cluster.name in (process / "cgroup").read_text(encoding="ascii")):
+                status = (process / "status").read_text(encoding="ascii")
+                found.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024)
+        except (OSError, IndexError, TypeError):
+            continue
+    return found
+
+
+def audited(world: World) -> list[dict]:
+    """Requests of the driver's two accounts to the API server."""
+    lines = (world.cluster.dir / "audit.log").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+@walk(ALONE)
+def a_claim_costs_one_slow_operation_of_the_cloud_and_the_driver_asks_kubernetes_nothing(world: World) -> None:
+    figures, before = world.figures, len(audited(world))
+    profiles = (("fast cloud", FAST, 5), ("realistic cloud", REALISTIC, 2))
+    handles = []
+    try:
+        for profile, latency, count in profiles:
+            world.cloud.admin("PUT", "/latency", latency)
+            runs = []
+            for number in range(count):
+                name = f"{profile.split()[0]}{number}"
+                runs.append(one_claim(world, name))
+                handles.append(world.handle(name))
+            for part in runs[0]:
+                figures[f"claim to running pod, {profile}: {part} (s)"] = round(statistics.median(r[part] for r in runs), 3)
+    finally:
+        world.cloud.admin("PUT", "/latency", FAST)
+    history = [e for e in world.cloud.history() if e["disk"] in handles and e["committed"]]
+    slow = [e for e in history if e["action"] in SLOW]
+    figures["slow cloud operations per claim"] = len(slow) / len(handles)
+    figures["cloud writes per claim, slow and quick"] = len(history) / len(handles)
+    expect(audited(world), "the API server's audit log is empty, although the sidecars ask all the time")
+    expect(len(slow) == len(handles), f"{len(handles)} claims cost {[e['action'] for e in slow]}")
+    requests = audited(world)[before:]
+    own = [r for r in requests if not r.get("userAgent", "").startswith(SIDECARS)]
+    figures["API server requests of the driver itself per claim"] = len(own) / len(handles)
+    figures["API server requests of its sidecars per claim"] = round((len(requests) - len(own)) / len(handles), 1)
+
+    begun = time.monotonic()
+    labels = {"app": "ten"}
+    world.apply({"kind": "StatefulSet", "metadata": {"name": "ten"}, "spec": {
+        "replicas": 10, "serviceName": "ten", "podManagementPolicy": "Parallel", "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": world.spec("data") | {"volumes": []}},
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": CLASS,
+            "resources": {"requests": {"storage": "10Gi"}}}}]}})
+    wait("ten Ready pods", lambda: sum(map(is_ready, world.api.list("Pod", world.space, "app=ten"))) == 10, 180, every=0.1)
+    figures["StatefulSet of 10 to running, fast cloud (s)"] = seconds_since(begun)
+    for role, count in (("node", len(world.cluster.nodes)), ("controller", 2)):
+        sizes = resident(world, role)
+        expect(len(sizes) == count, f"{len(sizes)} processes of role {role}, {count} were expected")
+        figures[f"resident memory of the {role} container, largest (MiB)"] = round(max(sizes), 1)
