@@ -15,9 +15,10 @@ from driver import Cloud, Driver
 IMAGE = "localhost/test:1"
 CLASS = "nifcloud-standard-flash"
 XFS = "nifcloud-standard-flash-xfs"
-# Where a walk runs. SHARED walks run side by side and disturb nobody; SPARE walks run one after the other, beside the
-# shared ones, on the nodes of a zone of their own; ALONE walks disturb everybody and come last.
-SHARED, SPARE_LANE, ALONE = "shared", "spare", "alone"
+# Where a walk runs. SHARED walks run side by side and disturb nobody. SPARE walks run one after the other on the nodes
+# of a zone of their own, beside the shared ones and then the CALM ones: those want the other nodes for themselves.
+# ALONE walks disturb everybody and come last.
+SHARED, CALM, SPARE_LANE, ALONE = "shared", "calm", "spare", "alone"
 # The label and taint of the spare nodes.
 SPARE = "e2e-spare"
 # Pods leave a node that is gone at once, not after Kubernetes' five minutes.
@@ -168,6 +169,13 @@ def kill_kubelet(world: World, node: str) -> None:
     world.cluster.in_node(node, f"kill -9 {old}")
     wait(f"another kubelet on {node}",
          lambda: world.cluster.in_node(node, "pidof kubelet || true").strip() not in ("", old), 60)
+
+
+def kubelet_works(world: World, node: str) -> None:
+    """It answers by itself: what the API server tells of a node may be a minute old."""
+    wait(f"{node}'s kubelet", lambda: world.api.request("GET", f"/api/v1/nodes/{node}/proxy/healthz") == "ok", 60)
+    wait(f"{node} Ready", lambda: world.cluster.ready(node), 60)
+    wait(f"{node} with the driver", lambda: world.driver.registered(node), 60)
 
 
 def expect(truth: object, message: str) -> None:

@@ -31,7 +31,7 @@ sys.dont_write_bytecode = True
 import images  # noqa: E402
 from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
-from kit import ALONE, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World  # noqa: E402
+from kit import ALONE, CALM, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World  # noqa: E402
 
 # node0 is the control plane's, in the first zone; node1, node2, ... are these. The last zone's nodes are spare.
 ZONES = ["east-11", "east-11", "east-12", SPARE_ZONE, SPARE_ZONE]
@@ -122,6 +122,7 @@ class Suite:
         spare.start()
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             list(pool.map(lambda walk: self._one(world, walk), self._of(SHARED)))
+        self._lane(world, CALM)
         spare.join()
         self._lane(world, ALONE)
         if not self.failed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 import random
 import time
 
-from cluster import wait
+from cluster import SPARE_ZONE, wait
 from driver import NAME, NAMESPACE
-from kit import ALONE, World, expect, is_ready, kill_container, kill_kubelet, walk
+from kit import ALONE, CALM, World, expect, is_ready, kill_container, kill_kubelet, kubelet_works, walk
 from walks_article import drain
 
 PIPE = "trap exit TERM; n=$(tail -n 1 /data/log 2>/dev/null || echo 0); while n=$((n+1)); echo $n >> /data/log; do sync; sleep 0.1; done"
@@ -32,13 +32,6 @@ def still_writing(world: World, writers: dict[str, str]) -> None:
         expect(abs(lines - last) <= 1, f"{name} wrote {lines} lines, the last is {last}")
 
 
-def kubelet_works(world: World, node: str) -> None:
-    """It answers by itself: what the API server tells of a node may be a minute old."""
-    wait(f"{node}'s kubelet", lambda: world.api.request("GET", f"/api/v1/nodes/{node}/proxy/healthz") == "ok", 60)
-    wait(f"{node} Ready", lambda: world.cluster.ready(node), 60)
-    wait(f"{node} with the driver", lambda: world.driver.registered(node), 60)
-
-
 def a_new_claim_works(world: World, name: str, limit: float = 90) -> None:
     world.claim(name)
     world.pod(name, name)
@@ -46,10 +39,10 @@ def a_new_claim_works(world: World, name: str, limit: float = 90) -> None:
     world.write(name, mib=1)
 
 
-@walk(ALONE)
+@walk(CALM)
 def kubelets_restart_under_live_volumes_and_on_drained_nodes(world: World) -> None:
     writers = start_writers(world, 3)
-    workers = [node.name for node in world.cluster.nodes if not node.control]
+    workers = [node.name for node in world.cluster.nodes if not node.control and node.zone != SPARE_ZONE]
     for node in workers:
         kill_kubelet(world, node)
     for node in workers:
