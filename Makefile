@@ -6,6 +6,8 @@ ARCH  := $(shell uname -m)
 MUSL  := $(ARCH)-unknown-linux-musl
 # Where `cargo build` puts things.
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# The static binary, unoptimised and small enough to be copied into VMs.
+STATIC := $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
@@ -14,10 +16,16 @@ export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unkn
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## Watch a claim live its whole life on real disks (no account, no cluster; root for real mounts)
+demo: ## Watch a claim live its whole life on real disks (no account, no cluster; root for real mounts; VM=1: SCSI disks in VMs)
+ifdef VM
+	@scripts/prepare.sh scsi
+	@$(MAKE) --no-print-directory $(STATIC)
+	@lab=$$(scripts/vm/setup.sh) && $(STATIC) demo --vm --lab $$lab
+else
 	@scripts/prepare.sh demo
 	@cargo build --locked
 	@$(TARGET_DIR)/debug/$(BIN) demo
+endif
 
 test: ## Run everything that must pass: format, lints, docs, all tests, csi-sanity
 	@scripts/prepare.sh test
@@ -50,10 +58,9 @@ crash: ## Kill the controller at every point of every call, and see that nothing
 
 scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downloads QEMU and a kernel; CASES=part of a name)
 	@scripts/prepare.sh scsi
-	@cargo build --locked --target $(MUSL)
-	@strip -o $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
+	@$(MAKE) --no-print-directory $(STATIC)
 	@if command -v go >/dev/null; then cd sanity-tests && go build -buildvcs=false -o bin/runner ./runner; fi
-	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_SANITY_RUNNER=$(abspath sanity-tests/bin/runner) CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/debug/$(BIN).stripped \
+	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab CSI_SANITY_RUNNER=$(abspath sanity-tests/bin/runner) CSI_BINARY=$(abspath $(STATIC)) \
 	  cargo test --locked --test scsi -- $(CASES)
 
 e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 minutes); root, no network but the registries
@@ -65,6 +72,11 @@ quickstart: ## Run the documentation's commands for the embedded cloud on a live
 	@scripts/prepare.sh e2e
 	@cargo build --locked --target $(MUSL)
 	@python3 tests/e2e/quickstart.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN)
+
+.PHONY: $(STATIC)
+$(STATIC):
+	@cargo build --locked --target $(MUSL)
+	@strip -o $@ $(@:.stripped=)
 
 clean: ## Remove what was built
 	@cargo clean

@@ -211,6 +211,12 @@ pub struct DemoArgs {
     /// Where the disks' sparse files are kept for the time being; default: the system's temporary directory.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Real SCSI disks in two VMs instead of loop devices (QEMU; no KVM needed).
+    #[arg(long)]
+    pub vm: bool,
+    /// What the VMs boot from: the directory that scripts/vm/setup.sh prints.
+    #[arg(long, env = "VM_LAB", value_name = "DIR")]
+    pub lab: Option<PathBuf>,
 }
 
 /// Reads the command line. `Err` holds the exit code after help, version or a wrong flag: 0 or 64.

@@ -8,6 +8,7 @@
 
 pub mod claim;
 mod data;
+mod lab;
 mod show;
 pub mod vm;
 mod walk;
@@ -16,7 +17,7 @@ mod world;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::DemoArgs;
@@ -39,7 +40,13 @@ pub async fn run(
     level: LogLevel,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let abilities = Abilities::look();
+    let abilities = match (args.vm, &args.lab) {
+        (false, _) => Abilities::look(),
+        (true, Some(lab)) => Abilities::of_vms(lab.clone()),
+        (true, None) => bail!(
+            "--vm needs --lab DIR, the directory that scripts/vm/setup.sh prints; \"make demo VM=1\" does both"
+        ),
+    };
     let dir = directory(args)?;
     let mut show = Show::new(stop);
     show.title(&abilities, &dir);

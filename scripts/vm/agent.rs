@@ -7,9 +7,12 @@
 //! | `RUN <seconds> <length>` | a shell script | `<exit code> <length>`, output |
 //! | `PUT <path> <mode> <length>` | the file | `OK` |
 //! | `SOCKET <path>` | the caller's bytes | the socket's bytes |
+//! | `MOUNT <source> <target> <type>` | | microseconds of mount(2) |
+//! | `LEAVE <target> <file>` | | microseconds of umount2(2) and of writing "1" to the file |
 //!
 //! Built by `scripts/vm/setup.sh` with rustc alone: standard library only.
 
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -51,8 +54,43 @@ fn serve(stream: TcpStream) -> io::Result<()> {
             put(&stream, path, mode, &data)
         }
         ["SOCKET", path] => join(reader, stream, path),
+        ["MOUNT", source, target, kind] => timed(&stream, || mount_on(source, target, kind)),
+        ["LEAVE", target, file] => timed(&stream, || {
+            unmount(target)?;
+            fs::write(file, "1")
+        }),
         _ => writeln!(&stream, "ERROR unknown request"),
     }
+}
+
+/// The bare system calls, without a process around them: what a benchmark compares with.
+fn timed(mut stream: &TcpStream, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let started = Instant::now();
+    match work() {
+        Ok(()) => writeln!(stream, "{}", started.elapsed().as_micros()),
+        Err(error) => writeln!(stream, "ERROR {error}"),
+    }
+}
+
+unsafe extern "C" {
+    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn umount2(target: *const c_char, flags: c_int) -> c_int;
+}
+
+fn checked(result: c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn mount_on(source: &str, target: &str, kind: &str) -> io::Result<()> {
+    let [source, target, kind] = [CString::new(source)?, CString::new(target)?, CString::new(kind)?];
+    // SAFETY: all strings end with NUL and live until the call returns; no data is given.
+    checked(unsafe { mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) })
+}
+
+fn unmount(target: &str) -> io::Result<()> {
+    let target = CString::new(target)?;
+    // SAFETY: the string ends with NUL and lives until the call returns.
+    checked(unsafe { umount2(target.as_ptr(), 0) })
 }
 
 fn number(text: &str) -> io::Result<u64> {

@@ -15,19 +15,16 @@ pub(super) const MIB: usize = 16;
 /// Written bytes: where, and what they were.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
-    path: PathBuf,
-    offset: u64,
-    sum: [u8; 32],
+    pub(super) path: PathBuf,
+    pub(super) offset: u64,
+    /// SHA-256, hexadecimal.
+    pub(super) sum: String,
 }
 
 impl Written {
     /// The start of the checksum, for people.
     pub(super) fn short(&self) -> String {
-        self.sum
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        self.sum.chars().take(8).collect()
     }
 
     /// The same bytes under another path.
@@ -37,6 +34,10 @@ impl Written {
             ..self.clone()
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -66,7 +67,7 @@ pub(super) async fn write(path: PathBuf, offset: u64) -> anyhow::Result<Written>
             file.write_all(&chunk).with_context(what)?;
         }
         file.sync_all().with_context(what)?;
-        let sum = hash.finalize().into();
+        let sum = hex(&hash.finalize());
         Ok(Written { path, offset, sum })
     })
     .await
@@ -84,7 +85,7 @@ pub(super) async fn verify(written: Written) -> anyhow::Result<()> {
             file.read_exact(&mut chunk).with_context(what)?;
             hash.update(&chunk);
         }
-        let sum: [u8; 32] = hash.finalize().into();
+        let sum = hex(&hash.finalize());
         ensure!(
             sum == written.sum,
             "{} does not hold what was written",

@@ -132,6 +132,9 @@ impl Show {
             vms.join(", "),
             dir.display()
         ));
+        if abilities.lab.is_some() {
+            self.plain("Booting two of the VMs in QEMU: their disks hang on VMware's paravirtual SCSI controller.");
+        }
         if let Some(why) = &abilities.no_mounts {
             self.plain(&format!("No real disks: {why}."));
             self.plain(
@@ -270,9 +273,14 @@ impl Show {
             self.plain(&format!("LEFT OUT {what}"));
         }
         self.plain(&format!(
-            "left behind: disks {}, loop devices {}, mounts {}   ({} in all)",
+            "left behind: disks {}, {} {}, mounts {}   ({} in all)",
             left.disks,
-            left.loops,
+            if abilities.lab.is_some() {
+                "SCSI devices in the VMs"
+            } else {
+                "loop devices"
+            },
+            left.devices,
             left.mounts,
             seconds(self.started.elapsed())
         ));

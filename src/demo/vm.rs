@@ -198,6 +198,26 @@ impl Vm {
             .await
     }
 
+    /// How long bare system calls take in the VM: `MOUNT source target type` or `LEAVE target file` (unmounts, then
+    /// writes "1" to the file).
+    ///
+    /// # Errors
+    /// [`VmError::Io`], also when the calls failed.
+    pub async fn time(&self, request: &str) -> Result<Duration, VmError> {
+        let work = async {
+            let mut stream = BufReader::new(self.connect().await?);
+            stream.write_all(format!("{request}\n").as_bytes()).await?;
+            let mut line = String::new();
+            stream.read_line(&mut line).await?;
+            let micros = line.trim().parse();
+            micros
+                .map(Duration::from_micros)
+                .map_err(|_| io::Error::other(format!("the agent said {line:?}")))
+        };
+        self.bounded("time system calls in", Duration::from_secs(60), work)
+            .await
+    }
+
     /// A byte stream to a Unix socket inside the VM.
     ///
     /// # Errors

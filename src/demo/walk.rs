@@ -3,7 +3,7 @@
 use anyhow::ensure;
 
 use super::claim::{Claim, Form, Node};
-use super::data::{self, MIB, Written};
+use super::data::{MIB, Written};
 use super::show::Show;
 use super::world::{Abilities, World};
 
@@ -124,10 +124,11 @@ impl Walk<'_> {
             Form::Mounted(_) => (claim.target(node).join("data"), 0),
             Form::Raw => (claim.target(node), RAW_OFFSET),
         };
+        let world = self.world;
         let text = format!("write {MIB} MiB of random data and sync");
         let written = self
             .show
-            .step(self.world, &text, data::write(path, offset))
+            .step(world, &text, world.write(node, path, offset))
             .await?;
         Ok(Some(written))
     }
@@ -145,9 +146,10 @@ impl Walk<'_> {
             Form::Mounted(_) => claim.target(node).join("data"),
             Form::Raw => claim.target(node),
         };
+        let world = self.world;
         let text = format!("verify on {}: SHA-256 {}...", node.vm, written.short());
         self.show
-            .step(self.world, &text, data::verify(written.at(&path)))
+            .step(world, &text, world.verify(node, written.at(&path)))
             .await
     }
 

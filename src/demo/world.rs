@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::claim::{Claim, Node, connect};
+use super::data::{self, Written};
+use super::lab::Lab;
 use crate::app::{Driver, DriverParts, Ended};
 use crate::cli;
 use crate::config::NodeSettings;
@@ -56,6 +58,8 @@ pub(super) struct Abilities {
     pub(super) ext_online: bool,
     /// Whether mkfs.xfs is there.
     pub(super) xfs: bool,
+    /// What VMs boot from, if the disks are to be theirs.
+    pub(super) lab: Option<PathBuf>,
 }
 
 fn capabilities() -> u64 {
@@ -91,6 +95,17 @@ impl Abilities {
             no_mounts,
             ext_online: capabilities & CAP_SYS_RESOURCE != 0,
             xfs: installed("mkfs.xfs"),
+            lab: None,
+        }
+    }
+
+    /// VMs have everything, whatever this machine has.
+    pub(super) fn of_vms(lab: PathBuf) -> Self {
+        Self {
+            no_mounts: None,
+            ext_online: true,
+            xfs: true,
+            lab: Some(lab),
         }
     }
 }
@@ -99,7 +114,8 @@ impl Abilities {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Left {
     pub(super) disks: usize,
-    pub(super) loops: usize,
+    /// Loop devices here, or SCSI disks in the VMs.
+    pub(super) devices: usize,
     pub(super) mounts: usize,
 }
 
@@ -119,6 +135,7 @@ pub(super) struct World {
     drivers: Vec<JoinHandle<anyhow::Result<Ended>>>,
     stop: CancellationToken,
     claims: Mutex<Vec<Claim>>,
+    lab: Option<Lab>,
 }
 
 impl World {
@@ -127,18 +144,12 @@ impl World {
         abilities: &Abilities,
         level: LogLevel,
     ) -> anyhow::Result<Self> {
-        let mut config = Config {
-            latency: LATENCY,
-            data_dir: Some(dir.join("cloud")),
-            device_dir: Some(dir.join("devices")),
-            ..Config::default()
+        let lab = match &abilities.lab {
+            // Two run; the third only has a name, in another zone.
+            Some(lab) => Some(Lab::start(lab, dir, &VMS[..2]).await?),
+            None => None,
         };
-        if abilities.no_mounts.is_none() {
-            config.backend = BackendKind::Loop;
-        }
-        for (vm, zone) in VMS {
-            config = config.vm(vm, zone);
-        }
+        let config = config(dir, abilities, lab.as_ref());
         let keys = config
             .keys
             .first_key_value()
@@ -169,15 +180,20 @@ impl World {
         let controller = ControllerClient::new(channel);
         let mut nodes = Vec::new();
         for (vm, zone) in VMS {
+            if let Some(lab) = &lab {
+                nodes.push(lab.node(vm, zone)?);
+                continue;
+            }
             let settings = settings(dir, vm, zone)?;
             let kubelet = settings.kubelet_dir.clone();
             fs::create_dir_all(&kubelet)?;
             let channel = start(vm, &|parts| parts.node = Some(settings.clone())).await?;
+            let client = NodeClient::new(channel);
             nodes.push(Node {
                 vm,
                 zone,
                 kubelet,
-                client: NodeClient::new(channel),
+                client,
             });
         }
         Ok(Self {
@@ -188,7 +204,29 @@ impl World {
             drivers,
             stop,
             claims: Mutex::default(),
+            lab,
         })
+    }
+
+    /// Random bytes into a volume of a node.
+    pub(super) async fn write(
+        &self,
+        node: &Node,
+        path: PathBuf,
+        offset: u64,
+    ) -> anyhow::Result<Written> {
+        match &self.lab {
+            Some(lab) => lab.write(node.vm, path, offset).await,
+            None => data::write(path, offset).await,
+        }
+    }
+
+    /// They are still there.
+    pub(super) async fn verify(&self, node: &Node, written: Written) -> anyhow::Result<()> {
+        match &self.lab {
+            Some(lab) => lab.verify(node.vm, &written).await,
+            None => data::verify(written).await,
+        }
     }
 
     /// Remembers a claim, to be removed should the walk end early.
@@ -240,7 +278,7 @@ impl World {
     pub(super) async fn left(&self) -> Left {
         let until = Instant::now() + 4 * Duration::from_millis(LATENCY.delete);
         loop {
-            let left = self.count();
+            let left = self.count().await;
             if left.is_nothing() || Instant::now() > until {
                 return left;
             }
@@ -248,15 +286,25 @@ impl World {
         }
     }
 
-    fn count(&self) -> Left {
+    async fn count(&self) -> Left {
+        let disks = self.emulator.control().state().disks.len();
+        if let Some(lab) = &self.lab {
+            // A VM that does not answer has not given anything back.
+            let (devices, mounts) = lab.count().await.unwrap_or((usize::MAX, usize::MAX));
+            return Left {
+                disks,
+                devices,
+                mounts,
+            };
+        }
         let ours = |path: PathBuf| {
             fs::read_to_string(path).is_ok_and(|file| Path::new(&file).starts_with(&self.dir))
         };
         let blocks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
         let mounts = LinuxHost::new(HostConfig::default()).mounts_below(&self.dir);
         Left {
-            disks: self.emulator.control().state().disks.len(),
-            loops: blocks
+            disks,
+            devices: blocks
                 .filter(|block| ours(block.path().join("loop/backing_file")))
                 .count(),
             mounts: mounts.map_or(0, |mounts| mounts.len()),
@@ -272,6 +320,7 @@ impl World {
             nodes,
             drivers,
             stop,
+            lab,
             ..
         } = self;
         drop((controller, nodes));
@@ -288,6 +337,7 @@ impl World {
             host.unmount(&mount.target)?;
         }
         emulator.shutdown().await;
+        drop(lab);
         if let Some(mount) = host.mounts_below(&dir)?.first() {
             bail!(
                 "{} is still mounted; {} was not removed",
@@ -297,6 +347,30 @@ impl World {
         }
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))
     }
+}
+
+fn config(dir: &Path, abilities: &Abilities, lab: Option<&Lab>) -> Config {
+    let mut config = Config {
+        latency: LATENCY,
+        data_dir: Some(dir.join("cloud")),
+        device_dir: Some(dir.join("devices")),
+        ..Config::default()
+    };
+    if lab.is_some() {
+        config.backend = BackendKind::Qmp;
+    } else if abilities.no_mounts.is_none() {
+        config.backend = BackendKind::Loop;
+    }
+    for (vm, zone) in VMS {
+        config = config.vm(vm, zone);
+    }
+    if let Some(lab) = lab {
+        for vm in &mut config.vms {
+            let nowhere = || dir.join(&vm.name).join("qmp");
+            vm.qmp = Some(lab.qmp(&vm.name).unwrap_or_else(nowhere));
+        }
+    }
+    config
 }
 
 fn settings(dir: &Path, vm: &str, zone: &str) -> anyhow::Result<NodeSettings> {

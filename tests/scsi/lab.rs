@@ -66,6 +66,8 @@ pub(crate) struct Spec {
     pub(crate) more_vms: u32,
     /// One more than this many pvscsi controllers.
     pub(crate) more_controllers: u8,
+    /// Nothing may run beside it.
+    pub(crate) alone: bool,
     /// Words of the kernel's command line.
     pub(crate) words: &'static [&'static str],
 }
@@ -73,6 +75,11 @@ pub(crate) struct Spec {
 impl Spec {
     pub(crate) fn vms(&self) -> u32 {
         self.more_vms + 1
+    }
+
+    /// Of those that all groups share.
+    pub(crate) fn places(&self) -> u32 {
+        if self.alone { crate::VMS } else { self.vms() }
     }
 }
 

@@ -93,6 +93,25 @@ impl Machine {
         Ok((out.code, out.text))
     }
 
+    /// How long bare system calls take; see [`Vm::time`].
+    pub(crate) async fn time(&self, request: &str) -> Result<Duration> {
+        Ok(self.vm.read().await.time(request).await?)
+    }
+
+    /// How long the plugin itself took for the last call of an RPC, by its own log.
+    pub(crate) async fn took(&self, rpc: &str) -> Result<Duration> {
+        let line = self
+            .sh(&format!(
+                "grep 'Node/{rpc}\".*rpc ended' /csi/log | tail -n 1"
+            ))
+            .await?;
+        let micros = line.rsplit("elapsed_us=").next().unwrap_or_default();
+        let micros = micros.trim().parse();
+        Ok(Duration::from_micros(
+            micros.with_context(|| format!("no duration in {line:?}"))?,
+        ))
+    }
+
     /// Starts the plugin and waits until it serves.
     pub(crate) async fn start_plugin(&self) -> Result<()> {
         let (name, zone) = (self.name, self.zone);

@@ -16,6 +16,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod bench;
 mod broken;
 mod faults;
 mod identity;
@@ -93,6 +94,15 @@ fn groups() -> Vec<Group> {
         group("kill", one(), kill::CASES),
         group("power", one(), power::CASES),
         group("full", one(), many::FULL),
+        // Two places: nothing else runs beside it.
+        group(
+            "bench",
+            Spec {
+                alone: true,
+                ..one()
+            },
+            bench::CASES,
+        ),
         group("pulled", one(), pulled::CASES),
         group("broken", one(), broken::CASES),
         group(
@@ -202,7 +212,7 @@ async fn all(setting: Setting, filters: Vec<String>) -> Tally {
     let mut running = JoinSet::new();
     for group in groups() {
         // Taken here, in order: the groups start as they are listed.
-        let permit = Arc::clone(&places).acquire_many_owned(group.spec.vms());
+        let permit = Arc::clone(&places).acquire_many_owned(group.spec.places());
         let permit = permit.await.unwrap();
         let (setting, filters) = (Arc::clone(&setting), filters.clone());
         running.spawn(async move {
