@@ -1,7 +1,7 @@
 //! A volume of the node plugin alone: requests as the kubelet sends them, every field open to a case.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use additional_storage_csi::emulator::qmp::Plug;
@@ -10,7 +10,7 @@ use additional_storage_csi::proto::csi::v1::volume_capability::{
     AccessMode, AccessType, BlockVolume, MountVolume,
 };
 use additional_storage_csi::proto::csi::v1::*;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tonic::{Request, Status};
 
 use crate::lab::Lab;
@@ -221,23 +221,32 @@ impl Volume {
     }
 }
 
-const FILE: &str = "f=$t; [ -d $t ] && f=$t/data; ";
+const FILE: &str = "set -e; set -o pipefail; f=$t; [ ! -d $t ] || f=$t/data; ";
+/// What md5sum says when it was given nothing.
+const NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
 /// Random data into a volume at a path; its checksum.
-pub(crate) async fn write(on: &Machine, target: &std::path::Path, mib: u32) -> Result<String> {
+pub(crate) async fn write(on: &Machine, target: &Path, mib: u32) -> Result<String> {
     let t = target.display();
-    on.sh(&format!(
-        "set -e; t={t}; {FILE} dd if=/dev/urandom of=$f bs=1M count={mib} conv=notrunc,fsync 2>/dev/null; \
-         sync; head -c {mib}M $f | md5sum"
-    ))
-    .await
+    let script = format!(
+        "t={t}; {FILE} dd if=/dev/urandom of=/tmp/w.$$ bs=1M count={mib} 2>/dev/null; \
+         dd if=/tmp/w.$$ of=$f bs=1M conv=notrunc,fsync 2>/dev/null; md5sum </tmp/w.$$; rm /tmp/w.$$"
+    );
+    sum(on, &script).await
 }
 
-/// The checksum of what [`write()`] wrote.
-pub(crate) async fn read(on: &Machine, target: &std::path::Path, mib: u32) -> Result<String> {
+/// The checksum of what [`write()`] wrote, from the disk.
+pub(crate) async fn read(on: &Machine, target: &Path, mib: u32) -> Result<String> {
     let t = target.display();
-    on.sh(&format!(
-        "set -e; t={t}; {FILE} echo 3 >/proc/sys/vm/drop_caches; head -c {mib}M $f | md5sum"
-    ))
-    .await
+    let script = format!(
+        "t={t}; {FILE} echo 3 >/proc/sys/vm/drop_caches; dd if=$f bs=1M count={mib} 2>/dev/null | md5sum"
+    );
+    sum(on, &script).await
+}
+
+async fn sum(on: &Machine, script: &str) -> Result<String> {
+    let text = on.sh(script).await?;
+    let sum = text.split(' ').next().unwrap_or_default();
+    ensure!(sum.len() == 32 && sum != NOTHING, "no checksum: {text}");
+    Ok(sum.to_owned())
 }
