@@ -44,6 +44,19 @@ pub struct Node {
     pub client: NodeClient<Channel>,
 }
 
+impl Node {
+    /// A node service behind a channel.
+    #[must_use]
+    pub fn new(vm: &'static str, zone: &'static str, kubelet: PathBuf, channel: Channel) -> Self {
+        Self {
+            vm,
+            zone,
+            kubelet,
+            client: NodeClient::new(channel),
+        }
+    }
+}
+
 /// A volume on its way.
 #[derive(Debug, Clone)]
 pub struct Claim {

@@ -16,7 +16,6 @@ use tonic::transport::{Channel, Endpoint};
 use super::claim::Node;
 use super::data::{MIB, Written};
 use super::vm::{Vm, VmConfig, open_socket};
-use crate::proto::csi::v1::node_client::NodeClient;
 
 /// The node service's socket in a VM.
 const SOCKET: &str = "/csi/csi.sock";
@@ -102,12 +101,7 @@ impl Lab {
     /// The node service of a VM. One that is not running gets the first one's: nothing is ever asked of it.
     pub(super) fn node(&self, vm: &'static str, zone: &'static str) -> anyhow::Result<Node> {
         let running = self.vm(vm).or_else(|_| self.vm(self.vms[0].0))?;
-        Ok(Node {
-            vm,
-            zone,
-            kubelet: KUBELET.into(),
-            client: NodeClient::new(channel(running.port())),
-        })
+        Ok(Node::new(vm, zone, KUBELET.into(), channel(running.port())))
     }
 
     /// Writes random bytes through to the disk; the path is a directory's file or a device.

@@ -24,7 +24,6 @@ use crate::emulator::{BackendKind, Config, Emulator, Latency};
 use crate::host::Host as _;
 use crate::host::linux::{HostConfig, LinuxHost};
 use crate::proto::csi::v1::controller_client::ControllerClient;
-use crate::proto::csi::v1::node_client::NodeClient;
 use crate::telemetry::LogLevel;
 
 /// The VMs: two in one zone, one in another.
@@ -150,10 +149,8 @@ impl World {
             None => None,
         };
         let config = config(dir, abilities, lab.as_ref());
-        let keys = config
-            .keys
-            .first_key_value()
-            .map(|(id, secret)| (id.clone().into(), secret.clone().into()));
+        let keys = config.keys.first_key_value();
+        let keys = keys.map(|(id, secret)| (id.clone().into(), secret.clone().into()));
         let emulator = Emulator::start(config)
             .await
             .context("cannot start the emulated cloud")?;
@@ -188,13 +185,7 @@ impl World {
             let kubelet = settings.kubelet_dir.clone();
             fs::create_dir_all(&kubelet)?;
             let channel = start(vm, &|parts| parts.node = Some(settings.clone())).await?;
-            let client = NodeClient::new(channel);
-            nodes.push(Node {
-                vm,
-                zone,
-                kubelet,
-                client,
-            });
+            nodes.push(Node::new(vm, zone, kubelet, channel));
         }
         Ok(Self {
             dir: dir.to_owned(),
