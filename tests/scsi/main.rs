@@ -81,54 +81,34 @@ struct Group {
 fn groups() -> Vec<Group> {
     let group = |name, spec, cases| Group { name, spec, cases };
     let one = Spec::default;
+    let two = Spec {
+        more_vms: 1,
+        ..one()
+    };
+    let controllers = Spec {
+        more_controllers: 1,
+        ..one()
+    };
+    let deaf = Spec {
+        words: &["use_msg=0", "btrfs=0"],
+        ..one()
+    };
+    // Two places: nothing else runs beside it.
+    let alone = Spec {
+        alone: true,
+        ..one()
+    };
     vec![
-        group("life", one(), life::CASES),
-        group(
-            "faults",
-            Spec {
-                more_controllers: 1,
-                ..one()
-            },
-            faults::CASES,
-        ),
         group("kill", one(), kill::CASES),
         group("power", one(), power::CASES),
-        group("full", one(), many::FULL),
-        // Two places: nothing else runs beside it.
-        group(
-            "bench",
-            Spec {
-                alone: true,
-                ..one()
-            },
-            bench::CASES,
-        ),
-        group("pulled", one(), pulled::CASES),
+        group("faults", controllers, faults::CASES),
+        group("life", one(), life::CASES),
         group("broken", one(), broken::CASES),
-        group(
-            "deaf",
-            Spec {
-                words: &["use_msg=0", "btrfs=0"],
-                ..one()
-            },
-            identity::CASES,
-        ),
-        group(
-            "two",
-            Spec {
-                more_vms: 1,
-                ..one()
-            },
-            many::TWO,
-        ),
-        group(
-            "sanity",
-            Spec {
-                more_vms: 1,
-                ..one()
-            },
-            sanity::CASES,
-        ),
+        group("full", one(), many::FULL),
+        group("pulled", one(), pulled::CASES),
+        group("deaf", deaf, identity::CASES),
+        group("two", two, many::TWO),
+        group("bench", alone, bench::CASES),
     ]
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::lab::Lab;
+use crate::sanity::sanity;
 use crate::volume::{Volume, read, write};
 use crate::{Case, case};
 
@@ -21,6 +22,11 @@ pub(crate) const FULL: &[Case] = &[case!(
 pub(crate) const TWO: &[Case] = &[
     case!("a disk moves to another VM with its data", moves),
     case!("a disk in use is not given to a second VM", shared),
+    case!(
+        "csi-sanity passes with the plugin on real SCSI",
+        sanity,
+        900
+    ),
 ];
 
 async fn fourteen(lab: Arc<Lab>) -> Result<()> {
