@@ -356,7 +356,7 @@ mod tests {
                 () = async {
                     tokio::time::sleep(second / 2).await;
                     assert!(interest.lasts(LINGER), "a retry is interest again");
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 } => unreachable!(),
             }
         });

@@ -128,6 +128,9 @@ impl Place {
     }
 }
 
+/// Arguments, environment, and what the message says.
+type Case<'a> = (Vec<&'a str>, &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn wrong_input_ends_with_64_and_says_what_to_do_before_any_socket_opens() {
     let place = Place::new();
@@ -145,7 +148,7 @@ fn wrong_input_ends_with_64_and_says_what_to_do_before_any_socket_opens() {
     let controller = ["controller", "--endpoint", &endpoint];
     let region = |region| [&controller[..], &["--region", region]].concat();
     let cloud = |url| [&controller[..], &["--cloud-endpoint", url]].concat();
-    let cases: Vec<(Vec<&str>, &[(&str, &str)], &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (vec![], &[], "Usage"),
         (vec!["controler"], &[], "controller"),
         (with(&["--no-such-flag"]), &[], "--no-such-flag"),

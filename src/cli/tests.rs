@@ -111,7 +111,10 @@ fn row(arg: &Arg) -> Option<String> {
         .collect();
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     let choices = arg.get_possible_values();
-    let choices: Vec<_> = choices.iter().map(|choice| choice.get_name()).collect();
+    let choices: Vec<_> = choices
+        .iter()
+        .map(clap::builder::PossibleValue::get_name)
+        .collect();
     let help = if choices.is_empty() || !arg.get_action().takes_values() {
         help
     } else {
