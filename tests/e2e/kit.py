@@ -1,6 +1,7 @@
 """What walks are made of: claims, pods, checked data, and the world they run in."""
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -155,6 +156,12 @@ def pod_spec(*claims: str, mode: str = "mount", **spec) -> dict:
 
 def is_ready(pod: dict) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+
+
+def audited(world: World) -> list[dict]:
+    """Requests of the driver's two accounts to the API server."""
+    lines = (world.cluster.dir / "audit.log").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def kill_container(world: World, pod: dict, container: dict | None = None) -> None:

@@ -31,7 +31,7 @@ sys.dont_write_bytecode = True
 import images  # noqa: E402
 from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
-from kit import ALONE, CALM, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World  # noqa: E402
+from kit import ALONE, CALM, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
 
 # node0 is the control plane's, in the first zone; node1, node2, ... are these. The last zone's nodes are spare.
 ZONES = ["east-11", "east-11", "east-12", SPARE_ZONE, SPARE_ZONE]
@@ -167,6 +167,11 @@ class Suite:
         except Failure as failure:
             raise Failure(f"{failure}: {left()}") from failure
         say("nothing is left behind")
+        # The accounts have few rights: whatever the walks made them want, it was granted.
+        forbidden = {(r["verb"], r["objectRef"].get("resource"), r.get("userAgent", "").split("/")[0])
+                     for r in audited(world) if r.get("responseStatus", {}).get("code") == 403}
+        if forbidden:
+            raise Failure(f"the API server refused what the driver or its sidecars asked: {sorted(forbidden)}")
 
     def _keep_evidence(self, world: World, walk: Walk, error: Exception) -> None:
         target = self.logs / walk.promise

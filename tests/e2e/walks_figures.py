@@ -1,7 +1,6 @@
 """How long a claim takes and where the time goes; what the driver costs. Rows `e2e/...` of target/bench.json."""
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from cluster import wait
 from driver import NAME, NAMESPACE
-from kit import CALM, CLASS, World, expect, is_ready, seconds_since, walk
+from kit import CALM, CLASS, World, audited, expect, is_ready, seconds_since, walk
 
 FAST = {"create": 40, "attach": 30, "detach": 30, "extend": 30, "delete": 20, "reply": 0}
 REALISTIC = {"create": 10_000, "attach": 5_000, "detach": 5_000, "extend": 8_000, "delete": 3_000, "reply": 100}
@@ -71,12 +70,6 @@ def resident(world: World, role: str) -> list[float]:
         except (OSError, IndexError, TypeError):
             continue
     return found
-
-
-def audited(world: World) -> list[dict]:
-    """Requests of the driver's two accounts to the API server."""
-    lines = (world.cluster.dir / "audit.log").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 @walk(CALM)
