@@ -68,7 +68,7 @@ async fn help() -> &'static str {
      DELETE /faults, /faults/ID\n\
      PUT    /faults/seed  a number: the same draws again\n\
      POST   /held/ID/release, /held/ID/drop\n\
-     POST   /vms/NAME/start, stop, delete, rename {to}, add {zone}\n\
+     POST   /vms/NAME/start, stop, delete, rename {to}, add {zone}, replug (backend qmp: after it was powered on anew)\n\
      POST   /disks        a disk as /state shows it\n\
      \n\
      Devices of disks (backend qmp; the API's answers stay as if all were well; NAME may be * for every other disk):\n\
@@ -178,6 +178,12 @@ async fn change_vm(
     Path((name, verb)): Path<(String, String)>,
     body: Option<Json<VmBody>>,
 ) -> Response {
+    if verb == "replug" {
+        return match control.replug(&name).await {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        };
+    }
     outcome(match (verb.as_str(), body) {
         ("start", _) => control.set_vm_state(&name, "running"),
         ("stop", _) => control.set_vm_state(&name, "stopped"),
