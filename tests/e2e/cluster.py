@@ -83,6 +83,10 @@ class Cluster:
     lost: list[Node] = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
+    # Disks are loop devices, found by links. How much longer than here things may take.
+    loop = True
+    patience = 1
+
     def __post_init__(self) -> None:
         self.name = f"e2e-{os.getpid()}"
         self.pki = self.dir / "pki"
@@ -105,11 +109,14 @@ class Cluster:
         for node in self.nodes:
             self.start_node(node)
         for node in self.nodes:
-            wait(f"node {node.name} Ready", lambda node=node: self.ready(node.name), 120)
+            wait(f"node {node.name} Ready", lambda node=node: self.ready(node.name), 120 * self.patience)
             if node.control:  # a kubelet may not call itself so
                 self.api.patch("Node", node.name, {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}})
         for node in self.nodes:
-            wait(f"images in {node.name}", (node.dir / "var/lib/images-imported").exists, 120)
+            wait(f"images in {node.name}", lambda node=node: self.imported(node), 120 * self.patience)
+
+    def imported(self, node: Node) -> bool:
+        return (node.dir / "var/lib/images-imported").exists()
 
     def down(self) -> None:
         for node in self.nodes + self.lost:
@@ -247,9 +254,7 @@ class Cluster:
         for image in [*self.images.glob("*.tar"), *self.images.glob(f"{part}/*.tar")]:
             os.link(image, node.dir / "upper/images" / image.name)
         (self.devices / node.name).mkdir(parents=True, exist_ok=True)
-        self._certificate(node.name, f"/O=system:nodes/CN=system:node:{node.name}")
-        self._write_kubeconfig(node.name, node.dir / "kubelet.conf")
-        for path, content in self._node_files(node).items():
+        for path, content in self.node_files(node).items():
             target = node.dir / "upper" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
@@ -277,12 +282,15 @@ class Cluster:
         """All its processes at once; its mounts go with its namespaces."""
         self._kill(node.process)
 
-    def _node_files(self, node: Node) -> dict[str, bytes]:
+    def node_files(self, node: Node, mode: str = "native") -> dict[str, bytes]:
+        """What distinguishes a node from the others: path -> content."""
+        self._certificate(node.name, f"/O=system:nodes/CN=system:node:{node.name}")
+        self._write_kubeconfig(node.name, node.dir / "kubelet.conf")
         network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{
             "type": "bridge", "bridge": "cni0", "isGateway": True,
             "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.244.{node.number}.0/24"}]],
                      "routes": [{"dst": "0.0.0.0/0"}]}}]}
-        environment = f"NAME={node.name}\nADDRESS={node.address}\nZONE={node.zone}\nREGION={REGION}\n"
+        environment = f"MODE={mode}\nGATEWAY={GATEWAY}\nNAME={node.name}\nADDRESS={node.address}\nZONE={node.zone}\nREGION={REGION}\n"
         if node.control:
             environment += "TAINTS=node-role.kubernetes.io/control-plane=:NoSchedule\n"
         return {

@@ -28,11 +28,13 @@ class Cloud:
         self.data = cluster.dir / "cloud"
 
     def start(self) -> None:
-        vms = [f"--vm={node.name}:{node.zone}" for node in self.cluster.nodes]
+        config = self.cluster.dir / "emulator.toml"
+        vms = [f'[[vms]]\nname = "{node.name}"\nzone = "{node.zone}"\nqmp = "{node.dir}/qmp"\n' for node in self.cluster.nodes]
+        config.write_text(f'backend = "{"loop" if self.cluster.loop else "qmp"}"\n' + "".join(vms), encoding="utf-8")
         self.cluster.start(
-            "emulator", str(self.binary), "emulator", f"--listen={GATEWAY}:{API_PORT}",
-            f"--admin-listen={GATEWAY}:{ADMIN_PORT}", "--allow-non-loopback", "--backend=loop",
-            f"--data-dir={self.data}", f"--device-dir={self.cluster.devices}", *vms)
+            "emulator", str(self.binary), "emulator", f"--config={config}", f"--listen={GATEWAY}:{API_PORT}",
+            f"--admin-listen={GATEWAY}:{ADMIN_PORT}", "--allow-non-loopback",
+            f"--data-dir={self.data}", f"--device-dir={self.cluster.devices}")
         wait("the emulator", self.state, 30)
 
     def stop(self) -> None:
@@ -98,7 +100,7 @@ class Driver:
         controller = [variable("NIFCLOUD_ENDPOINT", f"http://{GATEWAY}:{API_PORT}"),
                       variable("NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "true"), variable("LOG_LEVEL", LOG_LEVEL),
                       add("nodeSelector/node-role.kubernetes.io~1control-plane", "")]
-        node = [variable("DEVICE_DIR", DEVICES), variable("LOG_LEVEL", LOG_LEVEL)]
+        node = [variable("LOG_LEVEL", LOG_LEVEL)] + ([variable("DEVICE_DIR", DEVICES)] if self.cluster.loop else [])
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "resources": [os.path.relpath(REPOSITORY / "deploy/kubernetes/base", self.overlay)],
@@ -127,6 +129,7 @@ class Driver:
             "node": {"extraEnv": [{"name": "DEVICE_DIR", "value": DEVICES}]}}
 
     def wait_installed(self, limit: float = 120) -> None:
+        limit *= self.cluster.patience
         api = self.cluster.api
 
         def controller() -> bool:

@@ -18,8 +18,8 @@ CLASS = "nifcloud-standard-flash"
 XFS = "nifcloud-standard-flash-xfs"
 # Where a walk runs. SHARED walks run side by side and disturb nobody. SPARE walks run one after the other on the nodes
 # of a zone of their own, beside the shared ones and then the CALM ones: those want the other nodes for themselves.
-# ALONE walks disturb everybody and come last.
-SHARED, CALM, SPARE_LANE, ALONE = "shared", "calm", "spare", "alone"
+# ALONE walks disturb everybody and come last. MACHINES walks have a cluster of virtual machines, and no others have.
+SHARED, CALM, SPARE_LANE, ALONE, MACHINES = "shared", "calm", "spare", "alone", "machines"
 # The label and taint of the spare nodes.
 SPARE = "e2e-spare"
 # Pods leave a node that is gone at once, not after Kubernetes' five minutes.
@@ -83,7 +83,7 @@ class World:
                     return pod
             return None
         try:
-            return wait(f"{self.space}: a Ready pod of {app}", ready, limit, every=0.1)
+            return wait(f"{self.space}: a Ready pod of {app}", ready, limit * self.cluster.patience, every=0.1)
         except Failure as failure:
             events = "; ".join(self.events()[-6:])
             raise Failure(f"{failure}; events: {events}") from failure
@@ -97,7 +97,7 @@ class World:
 
     def gone(self, kind: str, name: str, limit: float = 60) -> None:
         namespaced = None if kind in ("PersistentVolume", "VolumeAttachment", "Node") else self.space
-        wait(f"{kind} {name} gone", lambda: self.api.find(kind, name, namespaced) is None, limit)
+        wait(f"{kind} {name} gone", lambda: self.api.find(kind, name, namespaced) is None, limit * self.cluster.patience)
 
     def bound(self, claim: str, limit: float = 60) -> dict:
         """The PV of a claim."""

@@ -2,7 +2,7 @@
 """Runs the walks on a live Kubernetes: builds what is missing, starts a cluster, the emulated cloud and the driver,
 walks, and takes everything down, also after a failure or Ctrl-C.
 
-  run.py --driver BINARY [--only PATTERN] [--list] [--keep]
+  run.py --driver BINARY [--vm] [--only PATTERN] [--list] [--keep]
 
 The last line is "N passed, N failed". Logs: target/e2e/logs. `--keep` waits for Enter before everything is taken down.
 """
@@ -31,10 +31,12 @@ sys.dont_write_bytecode = True
 import images  # noqa: E402
 from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
-from kit import ALONE, CALM, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
+from kit import ALONE, CALM, MACHINES, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
+from machines import Machines, prepare_lab  # noqa: E402
 
 # node0 is the control plane's, in the first zone; node1, node2, ... are these. The last zone's nodes are spare.
 ZONES = ["east-11", "east-11", "east-12", SPARE_ZONE, SPARE_ZONE]
+MACHINE_ZONES = ["east-11", "east-11"]
 SIDE_BY_SIDE = 4
 started = time.monotonic()
 
@@ -47,13 +49,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", type=Path, help="the driver's static binary")
     parser.add_argument("--only", default="", help="walks whose name matches")
+    parser.add_argument("--vm", action="store_true", help="the walks on virtual machines with real SCSI")
     parser.add_argument("--list", action="store_true", help="name the walks")
     parser.add_argument("--keep", action="store_true", help="wait for Enter before the end")
     options = parser.parse_args()
     # Loss comes last on the spare nodes: one of them does not return.
-    for module in ("article", "lifetime", "loss", "postgres", "growth", "claims", "figures", "upheaval", "install"):
+    for module in ("article", "lifetime", "loss", "postgres", "growth", "claims", "figures", "upheaval", "install", "machines"):
         importlib.import_module(f"walks_{module}")
-    chosen = [walk for walk in WALKS if re.search(options.only, walk.promise)]
+    chosen = [walk for walk in WALKS if re.search(options.only, walk.promise) and (walk.lane == MACHINES) == options.vm]
     if options.list:
         print("\n".join(walk.promise for walk in chosen))
         return 0
@@ -81,7 +84,11 @@ class Suite:
         programs, root = map(Path, subprocess.run(
             ["bash", str(HERE / "setup.sh")], check=True, text=True, stdout=subprocess.PIPE).stdout.split())
         self._make_images(programs, root)
-        cluster = Cluster(programs, root, self.dir, ZONES, self.dir / "images")
+        if self.options.vm:
+            cluster = Machines(programs, root, self.dir, MACHINE_ZONES, self.dir / "images")
+            cluster.lab = prepare_lab(REPOSITORY)
+        else:
+            cluster = Cluster(programs, root, self.dir, ZONES, self.dir / "images")
         world = World(cluster, Cloud(cluster, self.options.driver), Driver(cluster), self.logs)
         try:
             self._walk(world)
@@ -125,6 +132,7 @@ class Suite:
         self._lane(world, CALM)
         spare.join()
         self._lane(world, ALONE)
+        self._lane(world, MACHINES)
         if not self.failed:
             self._nothing_left(world)
         if self.options.keep:
