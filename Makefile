@@ -11,7 +11,7 @@ STATIC := $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanity bench lint build release crash scsi e2e quickstart clean
+.PHONY: help demo test sanity bench lint build release crash scsi e2e e2e-vm quickstart clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 
 	@scripts/prepare.sh e2e
 	@cargo build --locked --target $(MUSL)
 	@python3 tests/e2e/run.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN) $(E2E)
+
+e2e-vm: ## The same on nodes that are VMs with a pvscsi controller: hot-plug, online ext4 growth, power cuts
+	@$(MAKE) --no-print-directory e2e E2E="--vm $(E2E)"
 
 quickstart: ## Run the documentation's commands for the embedded cloud on a live Kubernetes (as e2e: root, long the first time)
 	@scripts/prepare.sh e2e

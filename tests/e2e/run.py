@@ -89,7 +89,7 @@ class Suite:
             cluster.lab = prepare_lab(REPOSITORY)
         else:
             cluster = Cluster(programs, root, self.dir, ZONES, self.dir / "images")
-        world = World(cluster, Cloud(cluster, self.options.driver), Driver(cluster), self.logs)
+        world = World(cluster, Cloud(cluster, self.dir / "driver"), Driver(cluster), self.logs)
         try:
             self._walk(world)
         except KeyboardInterrupt:
