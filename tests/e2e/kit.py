@@ -18,8 +18,8 @@ CLASS = "nifcloud-standard-flash"
 XFS = "nifcloud-standard-flash-xfs"
 # Where a walk runs. SHARED walks run side by side and disturb nobody. SPARE walks run one after the other on the nodes
 # of a zone of their own, beside the shared ones and then the CALM ones: those want the other nodes for themselves.
-# ALONE walks disturb everybody and come last. MACHINES walks have a cluster of virtual machines, and no others have.
-SHARED, CALM, SPARE_LANE, ALONE, MACHINES = "shared", "calm", "spare", "alone", "machines"
+# ALONE walks disturb everybody; LAST ones uninstall the driver as well. MACHINES walks have a cluster of virtual machines, and no others have.
+SHARED, CALM, SPARE_LANE, ALONE, LAST, MACHINES = "shared", "calm", "spare", "alone", "last", "machines"
 # The label and taint of the spare nodes.
 SPARE = "e2e-spare"
 # Pods leave a node that is gone at once, not after Kubernetes' five minutes.

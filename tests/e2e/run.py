@@ -31,7 +31,7 @@ sys.dont_write_bytecode = True
 import images  # noqa: E402
 from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
-from kit import ALONE, CALM, MACHINES, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
+from kit import ALONE, CALM, LAST, MACHINES, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
 from machines import Machines, prepare_lab  # noqa: E402
 
 # node0 is the control plane's, in the first zone; node1, node2, ... are these. The last zone's nodes are spare.
@@ -133,6 +133,8 @@ class Suite:
         spare.join()
         self._lane(world, ALONE)
         self._lane(world, MACHINES)
+        self._rights(world)
+        self._lane(world, LAST)
         if not self.failed:
             self._nothing_left(world)
         if self.options.keep:
@@ -175,7 +177,11 @@ class Suite:
         except Failure as failure:
             raise Failure(f"{failure}: {left()}") from failure
         say("nothing is left behind")
-        # The accounts have few rights: whatever the walks made them want, it was granted.
+
+    @staticmethod
+    def _rights(world: World) -> None:
+        """The driver's accounts have few rights: whatever the walks made it and its sidecars want was granted. Asked
+        before the walks that uninstall, which take the rights away while the pods still end."""
         forbidden = {(r["verb"], r["objectRef"].get("resource"), r.get("userAgent", "").split("/")[0])
                      for r in audited(world) if r.get("responseStatus", {}).get("code") == 403}
         if forbidden:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster import Failure, run, wait
 from driver import DRIVER, NAME, NAMESPACE, REPOSITORY
-from kit import ALONE, World, expect, walk
+from kit import LAST, World, expect, walk
 
 LABEL = f"app.kubernetes.io/name={NAME}"
 CHART = REPOSITORY / "deploy/helm" / NAME
@@ -30,7 +30,7 @@ def nothing_of_the_driver(world: World) -> None:
         expect(not sockets, f"sockets are left: {sockets}")
 
 
-@walk(ALONE)
+@walk(LAST)
 def volumes_survive_a_reinstall_and_every_overlay_passes_the_api_servers_check(world: World) -> None:
     def install() -> None:
         every_overlay_passes_the_api_servers_check(world)
@@ -59,7 +59,7 @@ def every_overlay_passes_the_api_servers_check(world: World) -> None:
             world.cluster.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-k", str(use))
 
 
-@walk(ALONE)
+@walk(LAST)
 def volumes_survive_a_change_from_kustomize_to_helm_and_back(world: World) -> None:
     helm = Helm(world)
     survives(world, world.driver.uninstall, helm.install)
