@@ -30,11 +30,12 @@ class Cloud:
     def start(self) -> None:
         config = self.cluster.dir / "emulator.toml"
         vms = [f'[[vms]]\nname = "{node.name}"\nzone = "{node.zone}"\nqmp = "{node.dir}/qmp"\n' for node in self.cluster.nodes]
-        config.write_text(f'backend = "{"loop" if self.cluster.loop else "qmp"}"\n' + "".join(vms), encoding="utf-8")
+        kind = "loop" if self.cluster.loop else "qmp"
+        config.write_text(f'backend = "{kind}"\ndata_dir = "{self.data}"\ndevice_dir = "{self.cluster.devices}"\n'
+                          + "".join(vms), encoding="utf-8")
         self.cluster.start(
             "emulator", str(self.binary), "emulator", f"--config={config}", f"--listen={GATEWAY}:{API_PORT}",
-            f"--admin-listen={GATEWAY}:{ADMIN_PORT}", "--allow-non-loopback",
-            f"--data-dir={self.data}", f"--device-dir={self.cluster.devices}")
+            f"--admin-listen={GATEWAY}:{ADMIN_PORT}", "--allow-non-loopback")
         wait("the emulator", self.state, 30)
 
     def stop(self) -> None:
