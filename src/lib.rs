@@ -9,6 +9,7 @@
 //! fleet -> domain, cloud (port)         shared reads, queued writes
 //! cloud/nifcloud -> domain, cloud       adapter: HTTP, XML, signature version 2
 //! host/linux     -> domain, host        adapter: sysfs, mount(2), mkfs
+//! kube/api       -> domain, kube        adapter: the Kubernetes API, asked at start and at drain only
 //! emulator       -> domain              a NIFCLOUD computing API on loopback
 //! domain         -> std                 no I/O
 //! ```
@@ -27,6 +28,7 @@ pub mod emulator;
 pub mod fleet;
 pub mod host;
 pub mod jobs;
+pub mod kube;
 pub mod proto;
 pub mod shutdown;
 pub mod telemetry;
