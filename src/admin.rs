@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::LogLevel;
@@ -80,7 +81,7 @@ async fn set_level(State(admin): State<Admin>, level: String) -> (StatusCode, St
     }
 }
 
-/// Opens the endpoint and serves it until `stop`. Answers the address, for port 0.
+/// Opens the endpoint and serves it until `stop`. Answers the address, for port 0, and the task that ends with it.
 ///
 /// # Errors
 /// An I/O error when the address cannot be listened on.
@@ -88,15 +89,15 @@ pub async fn serve(
     address: SocketAddr,
     admin: Admin,
     stop: CancellationToken,
-) -> std::io::Result<SocketAddr> {
+) -> std::io::Result<(SocketAddr, JoinHandle<()>)> {
     let listener = TcpListener::bind(address).await?;
     let local = listener.local_addr()?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let served = axum::serve(listener, router(admin))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = served.await {
             tracing::error!(%error, "the admin endpoint ended");
         }
     });
-    Ok(local)
+    Ok((local, task))
 }

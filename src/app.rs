@@ -1,5 +1,7 @@
 //! Composition root: the only place that knows concrete types. Builds a role from its settings, serves it, drains it.
 
+mod audit;
+mod cluster;
 mod driver;
 
 use std::process::ExitCode;
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Cli, Common, EmulatorArgs, Role, Serve};
+use crate::cli::{Cli, Common, EmulatorArgs, KubeArgs, Role, Serve};
 use crate::config::{self, EXIT_USAGE};
 use crate::emulator::Emulator;
 use crate::telemetry::LogLevel;
@@ -36,7 +38,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let quiet = matches!(cli.role, Role::Demo(_));
+    let quiet = matches!(cli.role, Role::Demo(_) | Role::Audit { .. });
     let level = cli.common.log_level.as_deref();
     let level = level.unwrap_or(if quiet { "error" } else { "info" });
     let level = telemetry::start(cli.common.log_format, level).map_err(|e| usage(&e))?;
@@ -50,19 +52,31 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             parts.zone = zone.map(config::zone).transpose().map_err(|e| usage(&e))?;
             serve_driver(parts, stop).await
         }
-        Role::Node { serve, node } => {
+        Role::Node { serve, node, kube } => {
             let mut parts = parts(&cli.common, serve, level);
             parts.node = Some(config::node(node).map_err(|e| usage(&e))?);
-            serve_driver(parts, stop).await
+            serve_node(parts, kube, stop).await
         }
-        Role::All { serve, cloud, node } => {
+        Role::All {
+            serve,
+            cloud,
+            node,
+            kube,
+        } => {
             let mut parts = parts(&cli.common, serve, level);
             config::cloud(cloud).map_err(|e| usage(&e))?;
-            let node = config::node(node).map_err(|e| usage(&e))?;
+            parts.node = Some(config::node(node).map_err(|e| usage(&e))?);
             parts.cloud = Some(cloud.clone());
-            parts.zone = Some(node.zone.clone());
-            parts.node = Some(node);
-            serve_driver(parts, stop).await
+            serve_node(parts, kube, stop).await
+        }
+        Role::PreStop {
+            node_name,
+            limit,
+            kube,
+        } => cluster::pre_stop(node_name, config::grace(*limit), kube, stop).await,
+        Role::Audit { cloud, kube } => {
+            config::cloud(cloud).map_err(|e| usage(&e))?;
+            audit::run(cloud, kube).await
         }
         Role::Emulator(args) => serve_emulator(&cli.common, args, stop).await,
         Role::Demo(args) => demo::run(args, level, stop).await,
@@ -73,6 +87,28 @@ fn parts(common: &Common, serve: &Serve, level: LogLevel) -> DriverParts {
     let mut parts = DriverParts::new(&serve.endpoint, level, config::grace(common.grace_period));
     parts.admin = common.admin_listen;
     parts
+}
+
+/// A node knows its zone before it serves: what it registered without, nobody asks for again.
+async fn serve_node(
+    mut parts: DriverParts,
+    kube: &KubeArgs,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let cluster = cluster::find(kube)?;
+    let Some(zone) = cluster::zone(&parts, cluster.as_ref(), &stop).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(node) = &mut parts.node {
+        node.zone = Some(zone.clone());
+        if let Some(cluster) = cluster {
+            cluster::free(cluster, node.name.to_string(), stop.clone());
+        }
+    }
+    if parts.cloud.is_some() {
+        parts.zone = Some(zone);
+    }
+    serve_driver(parts, stop).await
 }
 
 async fn serve_driver(parts: DriverParts, stop: CancellationToken) -> anyhow::Result<ExitCode> {

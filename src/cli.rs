@@ -41,6 +41,9 @@ pub enum Role {
         /// The machine.
         #[command(flatten)]
         node: NodeArgs,
+        /// The cluster.
+        #[command(flatten)]
+        kube: KubeArgs,
     },
     /// Serve Identity, Controller and Node in one process: a single machine, tests.
     All {
@@ -53,6 +56,35 @@ pub enum Role {
         /// The machine.
         #[command(flatten)]
         node: NodeArgs,
+        /// The cluster.
+        #[command(flatten)]
+        kube: KubeArgs,
+    },
+    /// Wait until a draining node's volumes are detached; end at once on any other node. A node pod's preStop hook.
+    PreStop {
+        /// This VM's name in NIFCLOUD, which is also the Kubernetes node's.
+        #[arg(long, env = "NODE_NAME", default_value = "")]
+        node_name: String,
+        /// Longest wait; shorter than the pod's terminationGracePeriodSeconds by the grace period.
+        #[arg(
+            long,
+            env = "PRE_STOP_LIMIT",
+            default_value_t = 240,
+            value_name = "SECONDS"
+        )]
+        limit: u64,
+        /// The cluster.
+        #[command(flatten)]
+        kube: KubeArgs,
+    },
+    /// Compare the cloud's disks with the cluster's PersistentVolumes and VolumeAttachments; changes nothing.
+    Audit {
+        /// The cloud.
+        #[command(flatten)]
+        cloud: Cloud,
+        /// The cluster.
+        #[command(flatten)]
+        kube: KubeArgs,
     },
     /// Serve a NIFCLOUD computing API on loopback, with real disks behind it.
     Emulator(EmulatorArgs),
@@ -155,6 +187,23 @@ pub struct NodeArgs {
     /// Where the kubelet looks for plugins; default: plugins_registry in its root directory.
     #[arg(long, env = "PLUGINS_REGISTRY_DIR")]
     pub plugins_registry_dir: Option<PathBuf>,
+}
+
+/// The cluster.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubeArgs {
+    /// The Kubernetes API server, such as that of `kubectl proxy`, http://127.0.0.1:8001; a pod finds its own.
+    #[arg(long, env = "KUBE_API", value_name = "URL")]
+    pub kube_api: Option<String>,
+    /// Directory of the service account's token and the API server's authority.
+    #[arg(
+        long,
+        env = "SERVICE_ACCOUNT_DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount",
+        value_name = "DIR"
+    )]
+    pub service_account_dir: PathBuf,
 }
 
 /// The emulator.

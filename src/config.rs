@@ -46,8 +46,8 @@ pub enum ConfigError {
 pub struct NodeSettings {
     /// The VM.
     pub name: VmName,
-    /// Its zone.
-    pub zone: Zone,
+    /// Its zone; `None` when no flag and no label of the pod tells it, so that the Node object must.
+    pub zone: Option<Zone>,
     /// By-path directory, if any.
     pub device_dir: Option<PathBuf>,
     /// The kubelet's root.
@@ -90,7 +90,8 @@ pub fn zone(name: &str) -> Result<Zone, ConfigError> {
         None => Err(ConfigError::Missing {
             what: "the zone",
             flag: "--zone",
-            variable: "NIFCLOUD_ZONE (from Kubernetes 1.35 on, the pod's label topology.kubernetes.io/zone gives it)",
+            variable: "NIFCLOUD_ZONE (from Kubernetes 1.35 on, the pod's label topology.kubernetes.io/zone gives it; with a \
+                       service account that may read its Node, the Node's label does)",
         }),
     }
 }
@@ -112,7 +113,8 @@ pub fn node(args: &NodeArgs) -> Result<NodeSettings, ConfigError> {
         value: args.node_name.clone(),
         expected: error.to_string(),
     })?;
-    let zone = zone(&args.zone)?;
+    let told = !args.zone.trim().is_empty();
+    let zone = told.then(|| zone(&args.zone)).transpose()?;
     if args.max_volumes == Some(0) {
         return Err(ConfigError::Value {
             flag: "--max-volumes",
@@ -259,7 +261,9 @@ mod tests {
                 .to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let error = node(&node_args(&["--node-name", "n", "--zone", ""])).unwrap_err();
+        let untold = node(&node_args(&["--node-name", "n", "--zone", ""])).unwrap();
+        assert_eq!(untold.zone, None, "the Node object is asked");
+        let error = super::zone("").unwrap_err();
         assert!(error.to_string().contains("NIFCLOUD_ZONE"), "{error}");
     }
 }

@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod cloud;
 pub mod config;

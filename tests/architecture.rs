@@ -259,7 +259,7 @@ struct Internal {
     why: &'static str,
 }
 
-const INTERNALS: [Internal; 12] = [
+const INTERNALS: [Internal; 13] = [
     Internal {
         within: "domain",
         may: &["domain"],
@@ -289,6 +289,11 @@ const INTERNALS: [Internal; 12] = [
         within: "kube",
         may: &["kube", "domain"],
         why: "what is asked of Kubernetes knows nothing of CSI and the cloud",
+    },
+    Internal {
+        within: "audit",
+        may: &["audit", "domain", "kube"],
+        why: "two lists are compared without asking anybody",
     },
     Internal {
         within: "csi",

@@ -212,13 +212,13 @@ fn alive(registration: Option<Arc<RegistrationState>>) -> Check {
     })
 }
 
-fn controller(
+/// A client of the cloud; the keys come from the environment unless they are given.
+pub(super) fn client(
     cloud: &cli::Cloud,
-    parts: &DriverParts,
-    metrics: &Arc<Metrics>,
-    jobs: &mut Vec<Jobs>,
-) -> anyhow::Result<Controller> {
-    let credentials = match &parts.keys {
+    keys: Option<&(SecretString, SecretString)>,
+    observer: Arc<dyn CallObserver>,
+) -> anyhow::Result<Client> {
+    let credentials = match keys {
         Some((id, secret)) => Credentials::from_values(id.clone(), secret.clone()),
         None => {
             Credentials::from_environment(|name| std::env::var(name).ok()).map_err(|e| usage(&e))?
@@ -227,8 +227,17 @@ fn controller(
     let mut config = ClientConfig::new(cloud.region.clone(), credentials);
     config.endpoint.clone_from(&cloud.cloud_endpoint);
     config.allow_insecure_endpoint = cloud.allow_insecure_endpoint;
-    config.observer = Some(Arc::clone(metrics) as Arc<dyn CallObserver>);
-    let client = Client::new(config).map_err(|e| usage(&e))?;
+    config.observer = Some(observer);
+    Client::new(config).map_err(|e| usage(&e))
+}
+
+fn controller(
+    cloud: &cli::Cloud,
+    parts: &DriverParts,
+    metrics: &Arc<Metrics>,
+    jobs: &mut Vec<Jobs>,
+) -> anyhow::Result<Controller> {
+    let client = client(cloud, parts.keys.as_ref(), Arc::clone(metrics) as _)?;
     let pace = FleetConfig {
         rate: cloud.api_rate,
         rate_floor: FleetConfig::default().rate_floor.min(cloud.api_rate),
@@ -256,7 +265,7 @@ fn node(settings: &NodeSettings, jobs: &mut Vec<Jobs>) -> anyhow::Result<Node> {
     jobs.push(table.clone());
     let config = NodeConfig {
         name: settings.name.clone(),
-        zone: Some(settings.zone.clone()),
+        zone: settings.zone.clone(),
         max_volumes: settings.max_volumes,
         reserved_slots: settings.reserve_slots,
         kubelet_dir: settings.kubelet_dir.clone(),

@@ -368,7 +368,7 @@ fn settings(dir: &Path, vm: &str, zone: &str) -> anyhow::Result<NodeSettings> {
     let own = dir.join(vm);
     Ok(NodeSettings {
         name: VmName::parse(vm)?,
-        zone: Zone::parse(zone).context("a VM without a zone")?,
+        zone: Some(Zone::parse(zone).context("a VM without a zone")?),
         device_dir: Some(dir.join("devices").join(vm)),
         kubelet_dir: own.join("kubelet"),
         state_dir: own.join("state"),

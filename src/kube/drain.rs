@@ -12,6 +12,8 @@ use super::{Cluster, ClusterNode, KubeError};
 
 /// How often a draining node is looked at.
 const PERIOD: Duration = Duration::from_secs(2);
+/// How long a server that never answered is waited for: it must not hold up a roll of the DaemonSet.
+const SILENT: Duration = Duration::from_secs(10);
 /// Taints by which others than `kubectl drain` announce that a node goes: cordon (set by the node controller), the
 /// cluster autoscaler, Karpenter, and the cloud controller manager's "shut down".
 const LEAVING: [&str; 4] = [
@@ -52,22 +54,22 @@ pub async fn wait(
     name: &str,
     limit: Duration,
 ) -> Result<Drained, KubeError> {
-    let end = Instant::now() + limit;
+    let begin = Instant::now();
+    let (mut end, mut known) = (begin + limit.min(SILENT), false);
     let mut first = None;
     let mut left = Vec::new();
     loop {
         let error = match timeout_at(end, look(cluster, name)).await {
-            Err(_elapsed) => None,
             Ok(Ok(None)) => return Ok(Drained::NotLeaving),
             Ok(Ok(Some(volumes))) if volumes.is_empty() => {
                 return Ok(Drained::Gone(first.unwrap_or(0)));
             }
             Ok(Ok(Some(volumes))) => {
-                if first.is_none() || volumes.len() != left.len() {
+                if volumes != left {
                     tracing::info!(node = name, ?volumes, "waiting for volumes to be detached");
                 }
                 first.get_or_insert(volumes.len());
-                left = volumes;
+                (left, known, end) = (volumes, true, begin + limit);
                 None
             }
             Ok(Err(error)) if error.is_transient() => {
@@ -75,9 +77,13 @@ pub async fn wait(
                 Some(error)
             }
             Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => Some(KubeError::Unreachable {
+                request: format!("Node {name}"),
+                reason: "no answer in time".to_owned(),
+            }),
         };
         if Instant::now() + PERIOD > end {
-            return match error.filter(|_| first.is_none()) {
+            return match error.filter(|_| !known) {
                 Some(error) => Err(error),
                 None => Ok(Drained::Late(left)),
             };
