@@ -151,7 +151,7 @@ fn uses(code: &str, name: &str) -> Option<usize> {
         let at = from + found;
         let before = code[..at].chars().next_back();
         if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-            return Some(code[..at].lines().count());
+            return Some(code[..at].matches('\n').count() + 1);
         }
         from = at + needle.len();
     }

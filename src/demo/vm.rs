@@ -349,6 +349,24 @@ fn command(config: &VmConfig, port: u16) -> Command {
         command.arg("-L").arg(share.join(path));
     }
     command.arg("-L").arg(prefix.join("usr/lib/ipxe/qemu"));
+    machine(&mut command, config);
+    command
+        .args(["-serial", &format!("file:{}", dir("console"))])
+        .args(["-qmp", &socket("qmp"), "-qmp", &socket("monitor")])
+        .args([
+            "-netdev",
+            &format!("user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{AGENT_PORT}"),
+        ])
+        .args(["-device", "virtio-net-pci,netdev=net0,romfile="])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Processor, memory, kernel and SCSI controllers.
+fn machine(command: &mut Command, config: &VmConfig) {
     // KVM is named out on purpose: nested KVM may be there and broken. `-cpu max` and the random-number device
     // give the guest entropy; without them mkfs waits seconds for it.
     command
@@ -374,14 +392,7 @@ fn command(config: &VmConfig, port: u16) -> Command {
                 config.kernel_words.join(" ")
             ),
         ])
-        .args(["-serial", &format!("file:{}", dir("console"))])
-        .args(["-qmp", &socket("qmp"), "-qmp", &socket("monitor")])
-        .args(["-device", "virtio-rng-pci"])
-        .args([
-            "-netdev",
-            &format!("user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{AGENT_PORT}"),
-        ])
-        .args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
+        .args(["-device", "virtio-rng-pci"]);
     for number in 0..config.controllers {
         let address = FIRST_CONTROLLER + number;
         command.args([
@@ -389,10 +400,4 @@ fn command(config: &VmConfig, port: u16) -> Command {
             &format!("pvscsi,id=scsi{number},addr={address:#04x}"),
         ]);
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    command
 }

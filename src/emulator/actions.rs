@@ -127,42 +127,40 @@ fn size_of(text: &str, short: bool) -> Option<u32> {
     }
 }
 
-fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
-    let vm = match (call.get("InstanceId"), call.get("InstanceUniqueId")) {
-        (Some(name), _) => name.to_owned(),
-        (None, Some(id)) => state
-            .vms
-            .values()
-            .find(|vm| vm.unique_id == id)
-            .map(|vm| vm.name.clone())
-            .ok_or_else(|| {
-                state
-                    .vm(id)
-                    .err()
-                    .unwrap_or(Refusal::new(Code::Internal, ""))
-            })?,
-        (None, None) => call.require("InstanceId")?.to_owned(),
+/// The VM that a call names, by its name or its unique id.
+fn vm_of(state: &State, call: &Call<'_>) -> Result<String, Refusal> {
+    match (call.get("InstanceId"), call.get("InstanceUniqueId")) {
+        (Some(name), _) => Ok(name.to_owned()),
+        (None, Some(id)) => match state.vms.values().find(|vm| vm.unique_id == id) {
+            Some(vm) => Ok(vm.name.clone()),
+            None => state.vm(id).map(|vm| vm.name.clone()),
+        },
+        (None, None) => Ok(call.require("InstanceId")?.to_owned()),
+    }
+}
+
+/// The name of a DiskType code, which must allow the size.
+fn type_of(code: &str, size: u32) -> Result<&'static str, Refusal> {
+    let known = TYPES.iter().find(|(known, _)| *known == code);
+    let Some((_, name)) = known else {
+        let message = format!("The disk type '{code}' is invalid.");
+        return Err(Refusal::new(Code::InvalidDiskType, message));
     };
-    let size = call.require("Size")?;
-    let size = size_of(size, call.switches.short_sizes)
-        .ok_or_else(|| Refusal::new(Code::InvalidSize, format!("The size '{size}' is invalid.")))?;
-    let code = call.get("DiskType").unwrap_or("6");
-    let disk_type = TYPES
-        .iter()
-        .find(|(known, _)| *known == code)
-        .map(|(_, name)| *name);
-    let disk_type = disk_type.ok_or_else(|| {
-        Refusal::new(
-            Code::InvalidDiskType,
-            format!("The disk type '{code}' is invalid."),
-        )
-    })?;
     if code == "5" && size > 1000 {
         return Err(Refusal::new(
             Code::InvalidSize,
             "Flash Storage is limited to 1000.",
         ));
     }
+    Ok(name)
+}
+
+fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
+    let vm = vm_of(state, call)?;
+    let size = call.require("Size")?;
+    let size = size_of(size, call.switches.short_sizes)
+        .ok_or_else(|| Refusal::new(Code::InvalidSize, format!("The size '{size}' is invalid.")))?;
+    let disk_type = type_of(call.get("DiskType").unwrap_or("6"), size)?;
     let accounting = accounting(call.get("AccountingType").unwrap_or("2"))?;
     let description = description(call.get("Description").unwrap_or(""))?;
     let name = call.get("VolumeId");
@@ -197,7 +195,14 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
     };
     state.insert_disk(record);
     state.begin_attach(&name, &vm, call.now, Change::Create)?;
-    let disk = state.disk(&name)?;
+    Ok(Done::begun(
+        created(state.disk(&name)?),
+        &name,
+        Change::Create,
+    ))
+}
+
+fn created(disk: &DiskRecord) -> Xml {
     let mut xml = Xml::default();
     xml.leaf("volumeId", &disk.name)
         .leaf("volumeUniqueId", &disk.unique_id)
@@ -209,7 +214,7 @@ fn create(state: &mut State, call: &Call<'_>) -> Result<Done, Refusal> {
         .leaf("createTime", &disk.created)
         .leaf("accountingType", &disk.accounting)
         .leaf("description", &disk.description);
-    Ok(Done::begun(xml, &name, Change::Create))
+    xml
 }
 
 fn accounting(value: &str) -> Result<&str, Refusal> {

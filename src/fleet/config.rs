@@ -75,17 +75,6 @@ impl FleetConfig {
     /// # Errors
     /// The first field that is out of its range.
     pub fn validate(&self) -> Result<(), FleetConfigError> {
-        let check = |good: bool, field, value: String, expected| {
-            if good {
-                Ok(())
-            } else {
-                Err(FleetConfigError {
-                    field,
-                    value,
-                    expected,
-                })
-            }
-        };
         check(
             self.rate > 0.0 && self.rate <= 10_000.0,
             "rate",
@@ -141,6 +130,22 @@ impl FleetConfig {
             "at least 1",
         )
     }
+}
+
+fn check(
+    good: bool,
+    field: &'static str,
+    value: String,
+    expected: &'static str,
+) -> Result<(), FleetConfigError> {
+    if good {
+        return Ok(());
+    }
+    Err(FleetConfigError {
+        field,
+        value,
+        expected,
+    })
 }
 
 #[cfg(test)]

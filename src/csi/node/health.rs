@@ -60,21 +60,8 @@ pub(super) fn volume(
             }
         }
     }
-    if let Some(path) = &command.target
-        && let Some(entry) = kernel.host.mount_at(path)?
-    {
-        seen = true;
-        let mounted = is_file_system(&entry);
-        let device = match mounted {
-            true => kernel.device_of(&entry)?,
-            false => match kernel.host.block_node_at(path)? {
-                Some(devno) => kernel.host.device_by_number(devno)?,
-                None => None,
-            },
-        };
-        let devno = device.map(|device| device.devno);
-        let at = mounted.then_some(path.as_path());
-        look(kernel, devno, expected, at, &mut findings)?;
+    if let Some(path) = &command.target {
+        seen |= target(kernel, path, expected, &mut findings)?;
     }
     if !seen && record.is_none() {
         return Err(NodeError::NotOnNode {
@@ -87,6 +74,30 @@ pub(super) fn volume(
             health_statuses: entries(findings),
         }),
     })
+}
+
+/// Looks at what is published at `path`; tells whether anything is.
+fn target(
+    kernel: &Kernel,
+    path: &Path,
+    expected: Option<DevNo>,
+    findings: &mut Vec<Finding>,
+) -> Result<bool, NodeError> {
+    let Some(entry) = kernel.host.mount_at(path)? else {
+        return Ok(false);
+    };
+    let mounted = is_file_system(&entry);
+    let device = match mounted {
+        true => kernel.device_of(&entry)?,
+        false => match kernel.host.block_node_at(path)? {
+            Some(devno) => kernel.host.device_by_number(devno)?,
+            None => None,
+        },
+    };
+    let devno = device.map(|device| device.devno);
+    let at = mounted.then_some(path);
+    look(kernel, devno, expected, at, findings)?;
+    Ok(true)
 }
 
 fn look(

@@ -31,15 +31,30 @@ fn is_on(plan: &FormatPlan, key: &str) -> bool {
     plan.options.get(key).is_some_and(|value| value == "true")
 }
 
-/// Refuses keys that this file system does not have.
+fn bad(plan: &FormatPlan, key: &str, reason: impl Into<String>) -> Result<(), HostError> {
+    Err(HostError::BadOption {
+        fs: plan.fs,
+        key: key.to_owned(),
+        reason: reason.into(),
+    })
+}
+
+/// Refuses options that this file system does not have, values that it cannot have, and contradictions.
 fn check(plan: &FormatPlan) -> Result<(), HostError> {
-    let bad = |key: &str, reason: String| {
-        Err(HostError::BadOption {
-            fs: plan.fs,
-            key: key.to_owned(),
-            reason,
-        })
-    };
+    keys(plan)?;
+    sizes(plan)?;
+    let given = |key| plan.options.contains_key(key);
+    if given("ext4ClusterSize") && !is_on(plan, "ext4BigAlloc") {
+        return bad(plan, "ext4ClusterSize", "it needs ext4BigAlloc \"true\"");
+    }
+    if given("bytesPerInode") && given("numberOfInodes") {
+        let reason = "it contradicts numberOfInodes: give one of them";
+        return bad(plan, "bytesPerInode", reason);
+    }
+    Ok(())
+}
+
+fn keys(plan: &FormatPlan) -> Result<(), HostError> {
     let mine: &[&str] = match plan.fs {
         FsType::Ext3 => &["blockSize", "inodeSize", "bytesPerInode", "numberOfInodes"],
         FsType::Ext4 => &[
@@ -63,8 +78,12 @@ fn check(plan: &FormatPlan) -> Result<(), HostError> {
         } else {
             mine.join(", ")
         };
-        return bad(key, format!("{} has these options: {has}", plan.fs));
+        return bad(plan, key, format!("{} has these options: {has}", plan.fs));
     }
+    Ok(())
+}
+
+fn sizes(plan: &FormatPlan) -> Result<(), HostError> {
     let number = |key: &str| {
         plan.options
             .get(key)
@@ -75,12 +94,13 @@ fn check(plan: &FormatPlan) -> Result<(), HostError> {
     match plan.fs {
         FsType::Ext3 | FsType::Ext4 => {
             if block.is_some_and(|block| !(1024..=4096).contains(&block)) {
-                return bad("blockSize", "expected 1024, 2048 or 4096".to_owned());
+                return bad(plan, "blockSize", "expected 1024, 2048 or 4096");
             }
             if let (Some(inode), Some(block)) = (inode, block.or(Some(4096)))
                 && inode > block
             {
                 return bad(
+                    plan,
                     "inodeSize",
                     format!("an inode of {inode} bytes is larger than a block of {block}"),
                 );
@@ -89,30 +109,20 @@ fn check(plan: &FormatPlan) -> Result<(), HostError> {
         FsType::Xfs => {
             if block.is_some_and(|block| !(1024..=4096).contains(&block)) {
                 return bad(
+                    plan,
                     "blockSize",
-                    "expected 1024, 2048 or 4096 (XFS with checksums)".to_owned(),
+                    "expected 1024, 2048 or 4096 (XFS with checksums)",
                 );
             }
             if inode.is_some_and(|inode| !(512..=2048).contains(&inode)) {
                 return bad(
+                    plan,
                     "inodeSize",
-                    "expected 512, 1024 or 2048 (XFS with checksums)".to_owned(),
+                    "expected 512, 1024 or 2048 (XFS with checksums)",
                 );
             }
         }
         FsType::Btrfs => {}
-    }
-    if plan.options.contains_key("ext4ClusterSize") && !is_on(plan, "ext4BigAlloc") {
-        return bad(
-            "ext4ClusterSize",
-            "it needs ext4BigAlloc \"true\"".to_owned(),
-        );
-    }
-    if plan.options.contains_key("bytesPerInode") && plan.options.contains_key("numberOfInodes") {
-        return bad(
-            "bytesPerInode",
-            "it contradicts numberOfInodes: give one of them".to_owned(),
-        );
     }
     Ok(())
 }
