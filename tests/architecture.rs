@@ -162,7 +162,7 @@ fn uses(code: &str, name: &str) -> Option<usize> {
 fn modules(code: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
-        let line = code[..at].lines().count();
+        let line = code[..at].matches('\n').count() + 1;
         let rest = &code[at + "crate::".len()..];
         if let Some(list) = rest.strip_prefix('{') {
             let (mut depth, mut word) = (1, String::new());
@@ -474,7 +474,7 @@ fn functions(code: &str) -> Vec<(String, usize, usize)> {
             }
             (depth == 0).then_some(body + index)
         });
-        let line = code[..at].lines().count().max(1);
+        let line = code[..at].matches('\n').count() + 1;
         if let Some(close) = close {
             found.push((name, line, rest[..close].matches('\n').count() + 1));
         }
