@@ -26,7 +26,7 @@ use crate::{Case, case};
 pub(crate) const CASES: &[Case] = &[case!(
     "the plugin is killed at every step of every RPC and a fresh one finishes",
     matrix,
-    900
+    1800
 )];
 
 /// Calls that change something, start a tool, or wait for one.

@@ -16,7 +16,7 @@ use crate::{Case, case};
 pub(crate) const FULL: &[Case] = &[case!(
     "14 disks at once, in random order, and a 15th is refused",
     fourteen,
-    300
+    900
 )];
 
 pub(crate) const TWO: &[Case] = &[

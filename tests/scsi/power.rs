@@ -15,22 +15,22 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         "synced data survives a power cut under a running pod",
         in_use,
-        300
+        900
     ),
     case!(
         "a file system whose making lost its power is made again",
         while_formatting,
-        300
+        900
     ),
     case!(
         "growth that lost its power is finished, with the data intact",
         while_growing,
-        300
+        900
     ),
     case!(
         "after a reboot a volume is put away by its record of the boot before",
         records_of_before,
-        300
+        900
     ),
 ];
 
