@@ -106,9 +106,9 @@ impl Tools {
         if !in_time {
             let end = if dead {
                 child.wait().ok();
-                "and was killed"
+                "(killed)"
             } else {
-                "and does not die: it hangs in the kernel"
+                "(it cannot be killed: it hangs in the kernel)"
             };
             return Err(HostError::TimedOut {
                 what: format!("{} {end}", tool.name),

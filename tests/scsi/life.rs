@@ -90,10 +90,14 @@ async fn life(lab: &Lab, form: Form) -> Result<()> {
 }
 
 /// As the kubelet: a call whose time is over is made again, and joins the work that goes on.
-async fn staged(claim: &Claim, node: &Node) -> Result<()> {
+pub(crate) async fn staged(claim: &Claim, node: &Node) -> Result<()> {
     loop {
         match claim.stage(node).await {
-            Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) => {}
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::Cancelled | Code::DeadlineExceeded | Code::Aborted
+                ) => {}
             done => return Ok(done?),
         }
     }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::lab::Lab;
+use crate::life::staged;
 use crate::sanity::sanity;
 use crate::volume::{Volume, read, write};
 use crate::{Case, case};
@@ -74,7 +75,7 @@ async fn start(lab: &Lab, form: Form) -> Result<(Claim, String)> {
         .attach(&lab.controller, vm.name)
         .await
         .context("attach")?;
-    claim.stage(&node).await.context("stage")?;
+    staged(&claim, &node).await.context("stage")?;
     claim.publish(&node).await.context("publish")?;
     let sum = write(vm, &claim.target(&node), 1).await?;
     Ok((claim, sum))
