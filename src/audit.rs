@@ -175,3 +175,101 @@ fn about_disk(disk: &Disk) -> String {
         disk.size, disk.zone, disk.description
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::disk::{Attachment as CloudAttachment, AttachmentStatus, DiskStatus};
+    use crate::domain::id::DiskName;
+    use crate::domain::size::DiskSize;
+    use crate::domain::topology::Zone;
+
+    fn disk(name: &str, description: &str, vm: Option<&str>) -> Disk {
+        Disk {
+            name: DiskName::parse(name).unwrap(),
+            unique_id: String::new(),
+            size: DiskSize::from_gib(100).unwrap(),
+            disk_type: String::new(),
+            zone: Zone::parse("east-11").unwrap(),
+            status: DiskStatus::Available,
+            attachment: vm.map(|vm| CloudAttachment {
+                vm: VmName::parse(vm).unwrap(),
+                vm_unique_id: String::new(),
+                status: AttachmentStatus::Attached,
+            }),
+            description: description.to_owned(),
+            accounting: None,
+            next_accounting: None,
+        }
+    }
+
+    fn volume(name: &str, handle: &str) -> PersistentVolume {
+        PersistentVolume {
+            name: name.to_owned(),
+            handle: handle.to_owned(),
+            claim: None,
+            phase: "Bound".to_owned(),
+            deleting: false,
+        }
+    }
+
+    fn on(node: &str, volume: &str) -> Attachment {
+        Attachment {
+            node: node.to_owned(),
+            volume: volume.to_owned(),
+            attached: true,
+        }
+    }
+
+    #[test]
+    fn a_cluster_in_order_has_no_findings() {
+        let disks = [
+            disk("a", "pvc-1", Some("web01")),
+            disk("b", "pvc-2", None),
+            disk("c", "new-3", Some("web02")),
+            disk("d", "made by hand", Some("web01")),
+        ];
+        let volumes = [volume("pv1", "a"), volume("pv2", "b"), volume("pv3", "c")];
+        assert_eq!(compare(&disks, &volumes, &[on("web01", "pv1")]), []);
+    }
+
+    #[test]
+    fn everything_that_does_not_fit_is_found() {
+        let disks = [
+            disk("a", "pvc-1", Some("web01")),
+            disk("b", "pvc-2", Some("web01")),
+            disk("c", "new-3", Some("web01")),
+            disk("d", "pvc-4", None),
+            disk("e", "pvc-4", None),
+            disk("f", "grw-5", Some("web02")),
+        ];
+        let volumes = [
+            volume("pv1", "a"),
+            volume("pv2", "b"),
+            volume("pv4", "e"),
+            volume("pv5", "f"),
+            volume("pv6", "g"),
+            volume("pv7", "b"),
+        ];
+        let found = compare(&disks, &volumes, &[on("web02", "pv2")]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| (one.kind, one.disk.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (Kind::MissingDisk, "g"),
+                (Kind::DuplicateVolume, "b"),
+                (Kind::DuplicateDisk, "d"),
+                (Kind::DuplicateDisk, "e"),
+                (Kind::HalfMade, "c"),
+                (Kind::Orphan, "d"),
+                (Kind::Lent, "f"),
+                (Kind::UnknownAttachment, "a"),
+                (Kind::UnknownAttachment, "b"),
+                (Kind::MissingAttachment, "b"),
+            ]
+        );
+    }
+}
