@@ -11,7 +11,7 @@ STATIC := $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanity bench lint build release crash scsi e2e e2e-vm quickstart clean
+.PHONY: help demo test sanity bench lint build release crash storm scsi e2e e2e-vm quickstart clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ release: ## Build the static binary
 crash: ## Kill the controller at every point of every call, and see that nothing leaks
 	@scripts/prepare.sh build
 	@cargo test --locked --test crash
+
+storm: ## Run random operations on a cloud in trouble against a model (STORM_SEED repeats a run, STORM_OPERATIONS sizes it)
+	@scripts/prepare.sh build
+	@cargo test --locked --test storm
 
 scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downloads QEMU and a kernel; CASES=part of a name)
 	@scripts/prepare.sh scsi

@@ -11,6 +11,8 @@
 pub mod controller;
 mod deadline;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod layer;
 pub mod node;

@@ -6,6 +6,8 @@ pub mod disk;
 pub mod id;
 pub mod journal;
 pub mod params;
+#[cfg(test)]
+mod properties;
 pub mod size;
 pub mod topology;
 

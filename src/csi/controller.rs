@@ -32,7 +32,7 @@ use crate::proto::csi::v1::*;
 
 mod anchor;
 mod capabilities;
-mod command;
+pub(super) mod command;
 mod create;
 mod delete;
 pub mod error;

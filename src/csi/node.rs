@@ -39,7 +39,7 @@ use crate::proto::csi::v1::{
     NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
 };
 
-mod command;
+pub(super) mod command;
 pub mod error;
 mod expand;
 mod health;

@@ -281,7 +281,7 @@ impl World {
         let before = self.judge.control().state();
         match &rpc {
             Rpc::Create { .. } if !volume.created => volume.create = Some(rpc.clone()),
-            Rpc::Unpublish { .. } => volume.told = None,
+            Rpc::Unpublish { vm } if volume.published_to.as_ref() == Some(vm) => volume.told = None,
             Rpc::Publish { vm } if volume.published_to.is_none() => {
                 volume.published_to = Some(vm.clone());
             }
@@ -311,8 +311,7 @@ impl World {
                 if let (Rpc::Publish { vm }, None) = (&rpc, &volume.told) {
                     volume.published_to = Some(vm.clone());
                 }
-                // A repetition of what is done already may stay without an answer.
-                volume.pending = volume.told.is_none().then_some(rpc);
+                volume.pending = Some(rpc);
                 return;
             }
         };
@@ -344,7 +343,7 @@ impl World {
             }
             Rpc::Unpublish { vm } => {
                 self.judge.unpublished(&disk, vm);
-                volume.published_to = None;
+                volume.published_to.take_if(|to| to == vm);
             }
             Rpc::Delete => {
                 self.judge.absent(&disk, "deleted");
@@ -453,6 +452,9 @@ impl World {
             if volume.generation != generation {
                 return;
             }
+        }
+        if let Some(Rpc::Publish { vm }) = volume.pending.clone() {
+            self.insist(index, volume, Rpc::Unpublish { vm }).await;
         }
         if let Some(vm) = volume.published_to.clone() {
             self.insist(index, volume, Rpc::Unpublish { vm }).await;
