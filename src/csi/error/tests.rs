@@ -1,6 +1,7 @@
 //! Every error of every layer on its way to the caller: code, log level, words.
 
 mod cloud;
+mod node;
 mod requests;
 
 use super::*;
@@ -17,6 +18,8 @@ fn rows() -> Vec<Row> {
         requests::jobs(),
         cloud::calls(),
         cloud::controller(),
+        node::host(),
+        node::node(),
     ]
     .concat()
 }
@@ -69,6 +72,76 @@ fn no_variant_of_the_controllers_errors_is_forgotten() {
         });
     }
     assert_eq!(seen.len(), 22, "{seen:?}");
+}
+
+/// Whether something may be left behind, or still be running, after the controller has answered with this.
+fn may_be_left(error: &ControllerError) -> bool {
+    use ControllerError as E;
+    match error {
+        E::Fleet(FleetError::Deadline { .. })
+        | E::MayExist { .. }
+        | E::Failing { .. }
+        | E::NoSlot { .. }
+        | E::Moved { .. }
+        | E::StillRunning { .. }
+        // Not of a disk, but the same request is to be sent again.
+        | E::BadToken { .. } => true,
+        E::Fleet(FleetError::Call(call)) => !matches!(
+            call.rejection(),
+            Some(Rejection::VolumeNotFound | Rejection::InstanceNotFound | Rejection::Client)
+        ),
+        E::NoDisk { .. }
+        | E::NoVm { .. }
+        | E::NotOurs { .. }
+        | E::Different { .. }
+        | E::Full { .. }
+        | E::Unfit { .. }
+        | E::NoAnchor { .. }
+        | E::NoZone
+        | E::Refused { .. }
+        | E::AttachedElsewhere { .. }
+        | E::InUse { .. }
+        | E::OtherZone { .. }
+        | E::ForeignOffline { .. }
+        | E::Size(_)
+        | E::AboveLimit { .. } => false,
+    }
+}
+
+/// external-provisioner, -attacher and -resizer take exactly these four codes as "may be running" and go on asking;
+/// any other one is final to them. A node that is full is ResourceExhausted, upon which the provisioner asks the
+/// scheduler for another one. A panic is the one exception: a defect, told as Internal, and found by the next try.
+#[test]
+fn the_sidecars_read_every_code_as_it_is_meant() {
+    let running = [
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+        Code::Unavailable,
+        Code::Aborted,
+    ];
+    for (failure, code, ..) in rows() {
+        let left = match &failure {
+            Failure::Invalid(_) | Failure::Job(JobError::Panicked { .. }) => false,
+            Failure::Job(JobError::Busy { .. } | JobError::ShuttingDown) => true,
+            Failure::Controller(error) => {
+                assert_eq!(error.is_final(), !may_be_left(error), "{error}");
+                may_be_left(error)
+            }
+            // The kubelet reads its codes in its own way: see the node's table.
+            Failure::Node(_) => continue,
+        };
+        assert_eq!(running.contains(&code), left, "{code:?}: {failure}");
+        let elsewhere = matches!(
+            failure,
+            Failure::Controller(
+                ControllerError::Full { .. }
+                    | ControllerError::Unfit { .. }
+                    | ControllerError::NoAnchor { .. }
+                    | ControllerError::NoZone
+            )
+        );
+        assert_eq!(code == Code::ResourceExhausted, elsewhere, "{failure}");
+    }
 }
 
 /// What may have been carried out is never told as final, and what the cloud proved absent is.
