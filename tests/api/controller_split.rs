@@ -102,6 +102,20 @@ async fn a_growth_whose_journal_is_repeated_looks_first_whether_the_disk_was_pub
 }
 
 #[tokio::test]
+async fn a_publish_that_was_carried_out_is_not_failed_for_what_becomes_of_the_vm() {
+    let (rig, _twin) = detached().await;
+    rig.fault("AttachVolume", 0, Effect::InternalErrorAfter);
+    let (context, ()) = tokio::join!(rig.publish(DISK, "node2"), async {
+        while rig.changes().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        rig.control().set_vm_state("node2", "suspending").unwrap();
+    });
+    context.unwrap();
+    published(&rig, "node2");
+}
+
+#[tokio::test]
 async fn a_publish_whose_caller_has_gone_attaches_nothing_any_more() {
     let (rig, twin) = detached().await;
     let mut client = rig.client.clone();

@@ -335,6 +335,8 @@ impl World {
                 lock(&self.facts[index]).created = true;
             }
             Rpc::Publish { vm } => {
+                // It may have gone with its VM while this was under way.
+                self.judge.told(&disk, volume);
                 let told = self.judge.published(&disk, vm, before, answer);
                 if volume.told.is_none() {
                     volume.published_to = Some(vm.clone());

@@ -118,8 +118,15 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
         Sent::Again(why) => {
             drop(turn);
             if why.as_ref().and_then(CallError::rejection) == Some(Rejection::Server) {
-                // The API says so of a VM that is full, too, as far as is known.
-                fits(disk, vm, kernel.vm(vm).await?.as_ref())?;
+                // The API says so of a VM that is full, too, as far as is known; but also of what it has carried out.
+                let found = kernel.vm(vm).await?;
+                if kernel
+                    .find(name)
+                    .await?
+                    .is_some_and(|disk| disk.is_detached())
+                {
+                    fits(disk, vm, found.as_ref())?;
+                }
             }
             tries.count(why)?;
             Ok(false)
@@ -127,6 +134,14 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
         Sent::Refused(error) => {
             drop(turn);
             let found = kernel.vm(vm).await?;
+            if kernel
+                .find(name)
+                .await?
+                .is_some_and(|disk| disk.holder() == Some(vm))
+            {
+                // An earlier call, whose outcome was unknown.
+                return Ok(false);
+            }
             fits(disk, vm, found.as_ref())?;
             Err(refused(name, error))
         }
