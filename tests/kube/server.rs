@@ -9,8 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
-pub const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
-pub const VOLUMES: &str = "/api/v1/persistentvolumes";
+pub(crate) const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
+pub(crate) const VOLUMES: &str = "/api/v1/persistentvolumes";
 const DRIVER: &str = "additional-storage.csi.nifcloud.com";
 const PAGE: usize = 3;
 
@@ -23,13 +23,13 @@ struct World {
 type Shared = Arc<Mutex<World>>;
 
 /// The server; it ends with its runtime.
-pub struct Server {
+pub(crate) struct Server {
     pub url: String,
     world: Shared,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let world = Shared::default();
         let router = Router::new()
             .fallback(answer)
@@ -41,7 +41,7 @@ impl Server {
     }
 
     /// An object; one with a `code` is answered as an error.
-    pub fn put(&self, path: &str, object: Value) {
+    pub(crate) fn put(&self, path: &str, object: Value) {
         self.world
             .lock()
             .unwrap()
@@ -49,12 +49,12 @@ impl Server {
             .insert(path.to_owned(), object);
     }
 
-    pub fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         self.world.lock().unwrap().objects[path].clone()
     }
 
     /// What was asked: method, path, authorization.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.world.lock().unwrap().asked.clone()
     }
 }
@@ -137,16 +137,16 @@ fn patched(mut object: Value, patch: &Value) -> Option<Value> {
     Some(object)
 }
 
-pub fn csi_node() -> Value {
+pub(crate) fn csi_node() -> Value {
     json!({"spec": {"drivers": [{"name": "other.example"}, {"name": DRIVER, "nodeID": "web01"}]}})
 }
 
-pub fn attachment(node: &str, volume: &str) -> Value {
+pub(crate) fn attachment(node: &str, volume: &str) -> Value {
     json!({"spec": {"attacher": DRIVER, "nodeName": node, "source": {"persistentVolumeName": volume}},
            "status": {"attached": true}})
 }
 
-pub fn volume(name: &str, handle: &str) -> Value {
+pub(crate) fn volume(name: &str, handle: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"csi": {"driver": DRIVER, "volumeHandle": handle}},
            "status": {"phase": "Bound"}})
 }
