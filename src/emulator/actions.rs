@@ -114,7 +114,8 @@ impl Call<'_> {
     }
 }
 
-fn is_name(text: &str, max: usize) -> bool {
+/// Whether a disk may be called so.
+pub(super) fn is_name(text: &str, max: usize) -> bool {
     (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 

@@ -1,5 +1,6 @@
 //! The admin endpoint: state, latency, rate limit, faults, VMs, devices, as JSON.
 
+mod body;
 mod devices;
 
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
 use serde::Deserialize;
 use serde_json::json;
+
+use body::{Given, refused};
 
 use super::Control;
 use super::config::{Latency, RateLimit, Switches, is_vm_name};
@@ -27,15 +30,24 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         )
         .route(
             "/history",
-            get(async |Shared(c): Shared<Arc<Control>>| Json(c.history())),
+            get(async |Shared(c): Shared<Arc<Control>>| Json(c.history())).delete(clear_history),
         )
         .route(
             "/calls",
             get(async |Shared(c): Shared<Arc<Control>>| Json(c.calls())),
         )
-        .route("/latency", put(set_latency))
-        .route("/rate-limit", put(set_rate_limit))
-        .route("/switches", put(set_switches))
+        .route(
+            "/latency",
+            get(async |Shared(c): Shared<Arc<Control>>| Json(c.latency())).put(set_latency),
+        )
+        .route(
+            "/rate-limit",
+            get(async |Shared(c): Shared<Arc<Control>>| Json(c.rate_limit())).put(set_rate_limit),
+        )
+        .route(
+            "/switches",
+            get(async |Shared(c): Shared<Arc<Control>>| Json(c.switches())).put(set_switches),
+        )
         .route(
             "/faults",
             get(async |Shared(c): Shared<Arc<Control>>| Json(c.faults()))
@@ -56,7 +68,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
 }
 
 async fn help() -> &'static str {
-    "GET    /state /history /calls /held /faults\n\
+    "GET    /state /history /calls /held /faults /latency /rate-limit /switches\n\
      PUT    /latency      \"fast\", \"realistic\" or {create,attach,detach,extend,delete,modify,describe,reply: ms}\n\
      PUT    /rate-limit   {per_second,burst} or null\n\
      PUT    /switches     {error_status,auth_status,clock_skew_seconds,timestamp_required,processing_while_busy,\n\
@@ -69,7 +81,8 @@ async fn help() -> &'static str {
      PUT    /faults/seed  a number: the same draws again\n\
      POST   /held/ID/release, /held/ID/drop\n\
      POST   /vms/NAME/start, stop, delete, rename {to}, add {zone}, replug (backend qmp: after it was powered on anew)\n\
-     POST   /disks        a disk as /state shows it\n\
+     POST   /disks        a disk as /state shows it; {name,zone} or {name,attachment:{vm}} is enough\n\
+     DELETE /history      and the counts of /calls\n\
      \n\
      Devices of disks (backend qmp; the API's answers stay as if all were well; NAME may be * for every other disk):\n\
      GET    /disks/NAME/device\n\
@@ -104,7 +117,7 @@ fn found(found: bool) -> StatusCode {
 
 async fn set_latency(
     Shared(control): Shared<Arc<Control>>,
-    Json(latency): Json<Latency>,
+    Given(latency): Given<Latency>,
 ) -> StatusCode {
     control.set_latency(latency);
     StatusCode::NO_CONTENT
@@ -112,10 +125,10 @@ async fn set_latency(
 
 async fn set_rate_limit(
     Shared(control): Shared<Arc<Control>>,
-    Json(limit): Json<Option<RateLimit>>,
+    Given(limit): Given<Option<RateLimit>>,
 ) -> Response {
     if let Some(Err(error)) = limit.map(|limit| limit.check()) {
-        return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+        return refused(&error);
     }
     control.set_rate_limit(limit);
     StatusCode::NO_CONTENT.into_response()
@@ -123,24 +136,29 @@ async fn set_rate_limit(
 
 async fn set_switches(
     Shared(control): Shared<Arc<Control>>,
-    Json(switches): Json<Switches>,
+    Given(switches): Given<Switches>,
 ) -> Response {
     if let Err(error) = switches.check() {
-        return (StatusCode::BAD_REQUEST, error.to_string()).into_response();
+        return refused(&error);
     }
     control.set_switches(switches);
     StatusCode::NO_CONTENT.into_response()
 }
 
-async fn add_fault(
-    Shared(control): Shared<Arc<Control>>,
-    Json(rule): Json<Rule>,
-) -> impl IntoResponse {
-    Json(json!({ "id": control.add_fault(rule) }))
+async fn add_fault(Shared(control): Shared<Arc<Control>>, Given(rule): Given<Rule>) -> Response {
+    if let Err(error) = rule.check() {
+        return refused(&error);
+    }
+    Json(json!({ "id": control.add_fault(rule) })).into_response()
 }
 
-async fn seed_faults(Shared(control): Shared<Arc<Control>>, Json(seed): Json<u64>) -> StatusCode {
+async fn seed_faults(Shared(control): Shared<Arc<Control>>, Given(seed): Given<u64>) -> StatusCode {
     control.seed_faults(seed);
+    StatusCode::NO_CONTENT
+}
+
+async fn clear_history(Shared(control): Shared<Arc<Control>>) -> StatusCode {
+    control.clear_history();
     StatusCode::NO_CONTENT
 }
 
@@ -176,7 +194,7 @@ struct VmBody {
 async fn change_vm(
     Shared(control): Shared<Arc<Control>>,
     Path((name, verb)): Path<(String, String)>,
-    body: Option<Json<VmBody>>,
+    Given(body): Given<Option<VmBody>>,
 ) -> Response {
     if verb == "replug" {
         return match control.replug(&name).await {
@@ -188,12 +206,15 @@ async fn change_vm(
         ("start", _) => control.set_vm_state(&name, "running"),
         ("stop", _) => control.set_vm_state(&name, "stopped"),
         ("delete", _) => control.delete_vm(&name),
-        ("rename", Some(Json(body))) if is_vm_name(&body.to) => control.rename_vm(&name, &body.to),
-        ("add", Some(Json(body))) if !body.zone.is_empty() => control.try_add_vm(&name, &body.zone),
+        ("rename", Some(body)) if is_vm_name(&body.to) => control.rename_vm(&name, &body.to),
+        ("add", Some(body)) if !body.zone.is_empty() => control.try_add_vm(&name, &body.zone),
         _ => return StatusCode::BAD_REQUEST.into_response(),
     })
 }
 
-async fn put_disk(Shared(control): Shared<Arc<Control>>, Json(disk): Json<DiskRecord>) -> Response {
+async fn put_disk(
+    Shared(control): Shared<Arc<Control>>,
+    Given(disk): Given<DiskRecord>,
+) -> Response {
     outcome(control.put_disk(disk))
 }

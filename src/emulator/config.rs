@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::faults::Rule;
+
 mod file;
 mod switches;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub rate_limit: Option<RateLimit>,
     /// Behaviour where the real cloud's is unknown.
     pub switches: Switches,
+    /// Faults in force from the start.
+    pub faults: Vec<Rule>,
 }
 
 /// A VM. In a file: a table, or `"NAME:ZONE"` for a running one.
@@ -174,6 +178,7 @@ impl Default for Config {
             latency: Latency::FAST,
             rate_limit: None,
             switches: Switches::default(),
+            faults: Vec::new(),
         }
     }
 }
@@ -253,6 +258,9 @@ impl Config {
         if let Some(limit) = self.rate_limit {
             limit.check()?;
         }
+        for rule in &self.faults {
+            rule.check()?;
+        }
         if self.backend != BackendKind::None && self.data_dir.is_none() {
             return bad("this backend needs data_dir, where the disks' images are kept".to_owned());
         }
@@ -278,6 +286,7 @@ pub(super) fn is_vm_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::faults::Effect;
     use super::*;
 
     #[test]
@@ -288,6 +297,12 @@ mod tests {
             vms = ["node1:east-11", { name = "node2", zone = "east-12", state = "stopped" }]
             [switches]
             throttle = "too_many_requests"
+            [[faults]]
+            action = "AttachVolume"
+            effect = { stuck = { ms = 60000 } }
+            [[faults]]
+            probability = 0.1
+            effect = "drop_after"
             "#,
         )
         .unwrap();
@@ -295,6 +310,8 @@ mod tests {
         assert_eq!(config.vms[0].zone, "east-11");
         assert_eq!(config.vms[1].state, "stopped");
         assert_eq!(config.switches.throttle, ThrottleAnswer::TooManyRequests);
+        assert_eq!(config.faults[0].effect, Effect::Stuck { ms: 60_000 });
+        assert_eq!(config.faults[1].effect, Effect::DropAfter);
         let some = Config::from_toml("[latency]\ncreate = 7").unwrap().latency;
         assert_eq!((some.create, some.attach), (7, Latency::FAST.attach));
     }
@@ -316,6 +333,15 @@ mod tests {
             ("[switches]\nerror_code = 1", "`error_status`"),
             ("[switches]\nerror_status = 200", "400 to 599"),
             ("[keys]", "no access key"),
+            ("[[faults]]\neffect = \"explode\"", "`throttle`"),
+            (
+                "[[faults]]\neffect = \"throttle\"\nprobability = 1.5",
+                "0 to 1",
+            ),
+            (
+                "[[faults]]\neffect = { gateway_after = { status = 42 } }",
+                "100 to 599",
+            ),
         ];
         for (text, expected) in cases {
             let error = Config::from_toml(text).unwrap_err().to_string();

@@ -9,7 +9,7 @@ use super::config::{Latency, RateLimit, Switches};
 use super::core::{Core, Event};
 use super::devices::DeviceFaults;
 use super::faults::{Decision, HeldCall, Rule, RuleInForce};
-use super::state::{Change, DiskRecord, Refusal, State};
+use super::state::{DiskRecord, Refusal, State};
 
 /// Handle to a running emulator's inside.
 #[derive(Debug)]
@@ -66,6 +66,24 @@ impl Control {
     #[must_use]
     pub fn fault_hits(&self) -> u64 {
         self.core.live().faults.hits
+    }
+
+    /// How long changes take.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.core.live().latency
+    }
+
+    /// The limit on calls.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<RateLimit> {
+        self.core.live().rate_limit
+    }
+
+    /// The behaviour where the real cloud's is unknown.
+    #[must_use]
+    pub fn switches(&self) -> Switches {
+        self.core.live().switches
     }
 
     /// Sets how long changes take from now on.
@@ -201,32 +219,13 @@ impl Control {
         }
     }
 
-    /// Puts a disk into the books as if a person or another driver had made it. Given an attachment, it is plugged
-    /// in the books; devices appear only for disks that go through the API.
+    /// Puts a disk into the cloud as if a person or another driver had made it. Given an attachment, it is plugged
+    /// into that VM's lowest free slot. What is left empty gets what the API would choose.
     ///
     /// # Errors
-    /// A [`Refusal`] for a name that is taken or a VM that does not exist.
-    pub fn put_disk(&self, mut disk: DiskRecord) -> Result<(), Refusal> {
-        self.change(|books| {
-            if books.disks.contains_key(&disk.name) {
-                return Err(super::state::duplicate(&disk.name));
-            }
-            if disk.unique_id.is_empty() {
-                disk.unique_id = books.unique_id("vol");
-            }
-            let name = disk.name.clone();
-            let holder = disk.attachment.take().map(|at| at.vm);
-            disk.change = None;
-            if let Some(vm) = &holder {
-                books.vm(vm)?;
-            }
-            books.insert_disk(disk);
-            if let Some(vm) = holder {
-                books.begin_attach(&name, &vm, &super::core::timestamp(), Change::Attach)?;
-                books.finish(&name);
-            }
-            Ok(())
-        })
+    /// A [`Refusal`] for a name that is taken or cannot be one, a VM that does not exist or is full.
+    pub fn put_disk(&self, disk: DiskRecord) -> Result<(), Refusal> {
+        self.core.put_disk(disk)
     }
 
     /// Plugs a VM's disks again after it was powered on anew (`qmp` backend).

@@ -3,6 +3,8 @@
 mod change;
 mod device;
 mod live;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

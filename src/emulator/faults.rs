@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+use super::config::ConfigError;
+
 /// A rule; the first one that hits a call decides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +36,33 @@ pub struct Rule {
     pub probability: f64,
     /// What happens.
     pub effect: Effect,
+}
+
+impl Rule {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(0.0..=1.0).contains(&self.probability) {
+            return Err(ConfigError::Value(format!(
+                "faults: probability is {}: expected 0 to 1",
+                self.probability
+            )));
+        }
+        match self.effect {
+            Effect::Status { status, .. }
+            | Effect::GatewayBefore { status }
+            | Effect::GatewayAfter { status }
+                if !(100..600).contains(&status) =>
+            {
+                Err(ConfigError::Value(format!(
+                    "faults: status is {status}: expected 100 to 599"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 fn always() -> f64 {

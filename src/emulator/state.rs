@@ -42,25 +42,45 @@ pub struct DiskRecord {
     /// `volumeId`.
     pub name: String,
     /// `volumeUniqueId`.
+    #[serde(default)]
     pub unique_id: String,
     /// GiB.
+    #[serde(default = "smallest")]
     pub size: u32,
     /// `diskType` as answers write it.
+    #[serde(default = "flash")]
     pub disk_type: String,
     /// `availabilityZone`.
+    #[serde(default)]
     pub zone: String,
     /// `accountingType`.
+    #[serde(default = "hourly")]
     pub accounting: String,
     /// `nextMonthAccountingType`.
+    #[serde(default = "hourly")]
     pub next_accounting: String,
     /// `description`.
+    #[serde(default)]
     pub description: String,
     /// `createTime`.
+    #[serde(default)]
     pub created: String,
     /// The attachment, from the moment it begins to the moment it is gone.
     pub attachment: Option<AttachmentRecord>,
     /// What is in flight.
     pub change: Option<Change>,
+}
+
+fn smallest() -> u32 {
+    100
+}
+
+fn flash() -> String {
+    "Standard Flash Storage A".to_owned()
+}
+
+fn hourly() -> String {
+    "2".to_owned()
 }
 
 /// Where a disk is plugged.
@@ -69,8 +89,10 @@ pub struct AttachmentRecord {
     /// `instanceId`.
     pub vm: String,
     /// SCSI target on controller 0.
+    #[serde(default)]
     pub target: u8,
     /// `attachTime`.
+    #[serde(default)]
     pub since: String,
 }
 

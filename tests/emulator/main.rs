@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod admin;
 mod vendor_cli;
 
 use std::sync::Arc;

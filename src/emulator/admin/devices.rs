@@ -13,6 +13,7 @@ use serde_json::json;
 use super::super::Control;
 use super::super::backend::BackendError;
 use super::super::devices::DeviceFaults;
+use super::body::{Given, refused};
 
 pub(super) fn routes() -> Router<Arc<Control>> {
     Router::new()
@@ -40,8 +41,11 @@ async fn show(
 async fn set(
     Shared(control): Shared<Arc<Control>>,
     Path(name): Path<String>,
-    Json(faults): Json<DeviceFaults>,
+    Given(faults): Given<DeviceFaults>,
 ) -> Response {
+    if let Err(reason) = faults.check() {
+        return refused(&reason);
+    }
     outcome(control.set_device_faults(&name, Some(faults)).await)
 }
 
@@ -59,9 +63,9 @@ struct How {
 async fn change(
     Shared(control): Shared<Arc<Control>>,
     Path((name, verb)): Path<(String, String)>,
-    how: Option<Json<How>>,
+    Given(how): Given<Option<How>>,
 ) -> Response {
-    let how = how.map(|Json(how)| how).unwrap_or_default();
+    let how = how.unwrap_or_default();
     outcome(match verb.as_str() {
         "pull" => control.pull_device(&name, how.silent).await,
         "put" => control.put_device(&name, how.silent).await,

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::super::actions::is_name;
 use super::super::backend::BackendError;
+use super::super::code::Code;
 use super::super::config::BackendKind;
-use super::super::state::{Change, DiskRecord, Refusal};
-use super::{Core, Live};
+use super::super::state::{Change, DiskRecord, Refusal, duplicate};
+use super::{Core, Live, timestamp};
 
 impl Core {
     /// Lets a change that is in the books take its time, then carries it out behind them and completes it there.
@@ -115,6 +117,52 @@ impl Core {
                 self.begin(&mut live, &disk.name, change, wait, 0);
             }
         }
+        Ok(())
+    }
+
+    /// See [`super::super::Control::put_disk`].
+    pub(in super::super) fn put_disk(
+        self: &Arc<Self>,
+        mut disk: DiskRecord,
+    ) -> Result<(), Refusal> {
+        let mut live = self.live();
+        let books = &mut live.state;
+        if !is_name(&disk.name, 32) {
+            let message = format!("The name '{}' is invalid.", disk.name);
+            return Err(Refusal::new(Code::InvalidVolumeId, message));
+        }
+        if books.disks.contains_key(&disk.name) {
+            return Err(duplicate(&disk.name));
+        }
+        let holder = disk.attachment.take().map(|at| at.vm);
+        if let Some(vm) = &holder {
+            books.free_target(vm)?;
+            if disk.zone.is_empty() {
+                disk.zone.clone_from(&books.vm(vm)?.zone);
+            }
+        }
+        if disk.zone.is_empty() {
+            let message = "A disk that is not attached needs a zone.";
+            return Err(Refusal::new(Code::MissingParameter, message));
+        }
+        if disk.unique_id.is_empty() {
+            disk.unique_id = books.unique_id("vol");
+        }
+        if disk.created.is_empty() {
+            disk.created = timestamp();
+        }
+        disk.change = None;
+        let name = disk.name.clone();
+        books.insert_disk(disk);
+        if let Some(vm) = holder {
+            books.begin_attach(&name, &vm, &timestamp(), Change::Attach)?;
+            if self.config.backend == BackendKind::None {
+                books.finish(&name);
+            } else {
+                self.begin(&mut live, &name, Change::Attach, Duration::ZERO, 0);
+            }
+        }
+        self.save(&mut live.state);
         Ok(())
     }
 

@@ -53,12 +53,16 @@ pub(in super::super) struct Live {
 
 impl Live {
     pub(in super::super) fn new(config: &Config, state: State) -> Self {
+        let mut faults = Faults::default();
+        for rule in &config.faults {
+            faults.add(rule.clone());
+        }
         Self {
             state,
             latency: config.latency,
             switches: config.switches,
             rate_limit: config.rate_limit,
-            faults: Faults::default(),
+            faults,
             history: VecDeque::new(),
             calls: BTreeMap::new(),
             in_flight: HashMap::new(),
