@@ -218,15 +218,28 @@ class Promises(unittest.TestCase):
                 self.assertLessEqual(len(mounts & {"keys", "kubernetes"}), 1, f"{name}: {container['name']}")
                 self.assertEqual("keys" in mounts, container["name"] == "driver", name)
 
-    def test_nobody_has_a_right_to_everything_or_to_secrets_and_nodes_have_none(self):
+    def test_nobody_has_a_right_to_everything_or_to_secrets_and_nodes_may_only_look_and_lose_a_taint(self):
         for name, rendered in self.rendered():
             for document in rendered:
                 for rule in document.get("rules", []):
                     for words in (rule["verbs"], rule["resources"], rule["apiGroups"]):
                         self.assertNotIn("*", words, name)
                     self.assertNotIn("secrets", rule["resources"], name)
+                if document["kind"] in ("ClusterRole", "Role") and document["metadata"]["name"] == f"{NAME}-node":
+                    rights = {(resource, verb) for rule in document["rules"]
+                              for resource in rule["resources"] for verb in rule["verbs"]}
+                    self.assertEqual(rights, {("nodes", "get"), ("nodes", "patch"), ("csinodes", "get"),
+                                              ("volumeattachments", "list")}, name)
                 for subject in document.get("subjects", []):
-                    self.assertEqual(subject["name"], f"{NAME}-controller", name)
+                    # A binding gives a role to the account of the same name.
+                    self.assertEqual(subject["name"], document["roleRef"]["name"], name)
+
+    def test_a_nodes_hook_and_its_drain_fit_into_the_pods_last_seconds(self):
+        for name, rendered in self.rendered():
+            spec = pod(workload(rendered, "DaemonSet"))
+            (driver,) = spec["containers"]
+            self.assertEqual(driver["lifecycle"]["preStop"]["exec"]["command"], [f"/{NAME}", "pre-stop"], name)
+            self.assertGreaterEqual(spec["terminationGracePeriodSeconds"], 240 + 30, name)
 
     def test_the_controller_is_locked_up(self):
         for name, rendered in self.rendered():
