@@ -69,8 +69,9 @@ scsi: ## Run the node on real SCSI: VMs with a pvscsi controller (no KVM; downlo
 
 e2e: ## Walk volumes on a live Kubernetes (built from source the first time: 20 minutes); root, no network but the registries
 	@scripts/prepare.sh e2e
+	@cargo build --locked --release --target $(MUSL)
 	@cargo build --locked --target $(MUSL)
-	@python3 tests/e2e/run.py --driver $(TARGET_DIR)/$(MUSL)/debug/$(BIN) $(E2E)
+	@python3 tests/e2e/run.py --driver $(TARGET_DIR)/$(MUSL)/release/$(BIN) --other $(TARGET_DIR)/$(MUSL)/debug/$(BIN) $(E2E)
 
 e2e-vm: ## The same on nodes that are VMs with a pvscsi controller: hot-plug, online ext4 growth, power cuts
 	@$(MAKE) --no-print-directory e2e E2E="--vm $(E2E)"

@@ -14,6 +14,11 @@ tools="mkfs.ext3 mkfs.ext4 e2fsck resize2fs dumpe2fs tune2fs mkfs.xfs xfs_growfs
 key=$({ cat "$here"/setup.sh "$here"/mkinitrd.py "$here"/vmlinux.py "$here"/init "$here"/agent.rs; uname -m; } | sha256sum | cut -c1-16)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/nifcloud-additional-storage-csi/vm-$key
 if [ -e "$root/done" ]; then echo "$root"; exit 0; fi
+# Two at the same time make it once.
+mkdir -p "${root%/*}"
+exec {lock}> "$root.lock"
+flock "$lock"
+if [ -e "$root/done" ]; then echo "$root"; exit 0; fi
 
 command -v apt-get >/dev/null || { log "apt-get is needed (Debian or Ubuntu); on another system run these tests in a container of one"; exit 69; }
 work=$root.tmp.$$

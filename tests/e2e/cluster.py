@@ -26,6 +26,8 @@ GATEWAY, SERVICE = "10.200.0.1", "10.96.0.1"
 REGION = "jp-east-1"
 # The zone whose nodes are drained, cut and filled by some walks; the others' pods stay away.
 SPARE_ZONE = "east-13"
+# On every node from its registration until the driver works there.
+STARTUP_TAINT = "additional-storage.csi.nifcloud.com/agent-not-ready"
 
 
 class Failure(Exception):
@@ -126,12 +128,7 @@ class Cluster:
         time.sleep(0.3)
         for namespace in [f"{self.name}-{node.name}" for node in self.nodes + self.lost] + [self.name]:
             run("ip", "netns", "del", namespace, check=False)
-        for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{self.name}"):
-            for directory, _, _ in os.walk(hierarchy, topdown=False):
-                try:
-                    os.rmdir(directory)
-                except OSError:
-                    pass
+        remove_groups(self.name)
 
     @staticmethod
     def _kill(process: subprocess.Popen | None) -> None:
@@ -291,8 +288,9 @@ class Cluster:
             "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.244.{node.number}.0/24"}]],
                      "routes": [{"dst": "0.0.0.0/0"}]}}]}
         environment = f"MODE={mode}\nGATEWAY={GATEWAY}\nNAME={node.name}\nADDRESS={node.address}\nZONE={node.zone}\nREGION={REGION}\n"
-        if node.control:
-            environment += "TAINTS=node-role.kubernetes.io/control-plane=:NoSchedule\n"
+        # As a node pool of a real cluster: pods come when the driver has taken its taint away.
+        taints = [f"{STARTUP_TAINT}=:NoSchedule"] + ["node-role.kubernetes.io/control-plane=:NoSchedule"] * node.control
+        environment += f"TAINTS={','.join(taints)}\n"
         return {
             "etc/node.env": environment.encode(),
             "etc/kubernetes/kubelet.conf": (node.dir / "kubelet.conf").read_bytes(),
@@ -304,6 +302,16 @@ class Cluster:
         node = self.api.find("Node", name) or {}
         conditions = node.get("status", {}).get("conditions", [])
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def remove_groups(name: str) -> None:
+    """A run's cgroups, in all hierarchies."""
+    for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+        for directory, _, _ in os.walk(hierarchy, topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass
 
 
 def finish_root(programs: Path, target: Path) -> None:

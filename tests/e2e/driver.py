@@ -7,7 +7,8 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from cluster import GATEWAY, Cluster, Failure, run, wait
+import leftovers
+from cluster import GATEWAY, STARTUP_TAINT, Cluster, Failure, run, wait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = "additional-storage.csi.nifcloud.com"
@@ -54,11 +55,8 @@ class Cloud:
         self.cluster.stop("emulator")
 
     def sweep(self) -> None:
-        """Ends loop devices over this run's images, which an emulator that was killed leaves behind."""
-        listed = json.loads(run("losetup", "--json", "-l", "-O", "NAME,BACK-FILE", check=False).stdout or "{}")
-        for device in listed.get("loopdevices", []):
-            if str(device["back-file"]).startswith(str(self.cluster.dir)):
-                run("losetup", "-d", device["name"], check=False)
+        """Loop devices over this run's images."""
+        leftovers.end_loops(self.cluster.dir)
 
     def admin(self, method: str, path: str, body: object = None):
         data, headers = (None, {}) if body is None else (json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -136,9 +134,15 @@ class Driver:
         def controller() -> bool:
             status = api.get("Deployment", f"{NAME}-controller", NAMESPACE).get("status", {})
             return status.get("readyReplicas", 0) >= 1 and status.get("unavailableReplicas", 0) == 0
-        wait("the controller", controller, limit)
         for node in self.cluster.nodes:
             wait(f"CSINode of {node.name} with the driver", lambda node=node: self.registered(node.name), limit)
+            wait(f"{node.name} without the startup taint", lambda node=node: not self.held_back(node.name), limit)
+        wait("the controller", controller, limit)
+
+    def held_back(self, node: str) -> bool:
+        """Whether the node has the startup taint."""
+        taints = self.cluster.api.get("Node", node)["spec"].get("taints", [])
+        return any(taint["key"] == STARTUP_TAINT for taint in taints)
 
     def registered(self, node: str) -> dict | None:
         csi_node = self.cluster.api.find("CSINode", node) or {"spec": {}}

@@ -17,6 +17,9 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+# The driver's other build.
+OTHER_TAG, OTHER_TAR = "e2e-other", "driver-other.tar"
+
 
 class Image:
     """One layer and a configuration."""
@@ -150,8 +153,8 @@ def find_tool(root: Path, name: str) -> str:
     raise RuntimeError(f"{name} is not in the node's root")
 
 
-def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path) -> None:
-    """Makes all images; `names` are those of the manifests."""
+def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path, other: Path | None = None) -> None:
+    """Makes all images; `names` are those of the manifests. `other` is another build of the driver, to be rolled to."""
     for part in ("control", "main"):
         (out / part).mkdir(parents=True, exist_ok=True)
     pause = Image("localhost/pause:1", entrypoint=["/pause"])
@@ -177,12 +180,10 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path)
             sidecar.data(program, (programs / program).read_bytes(), 0o755)
             sidecar.write(out / "control" / f"{program}.tar")
         else:
-            image = driver_image(root, driver, canonical(name))
-            image.write(out / "driver.tar")
-            # To be rolled to: the same program with another configuration, so another image.
-            image.tag = canonical(f"{name.rsplit(':', 1)[0]}:e2e-next")
-            image.config["Env"].append("E2E_BUILD=next")
-            image.write(out / "driver-next.tar")
+            driver_image(root, driver, canonical(name)).write(out / "driver.tar")
+            if other:
+                next_name = canonical(f"{name.rsplit(':', 1)[0]}:{OTHER_TAG}")
+                driver_image(root, other, next_name).write(out / OTHER_TAR)
 
 
 def driver_image(root: Path, driver: Path, tag: str) -> Image:

@@ -1,6 +1,7 @@
 """What walks are made of: claims, pods, checked data, and the world they run in."""
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from api import Api
 from cluster import Cluster, Failure, wait
-from driver import Cloud, Driver
+from driver import NAME, Cloud, Driver
 
 IMAGE = "localhost/test:1"
 CLASS = "nifcloud-standard-flash"
@@ -35,6 +36,8 @@ class World:
     cloud: Cloud
     driver: Driver
     logs: Path
+    # SHA-256 of the driver's builds by the tag of their image; "" is the installed one.
+    builds: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     space: str = "default"
     spare: bool = False
@@ -156,6 +159,24 @@ def pod_spec(*claims: str, mode: str = "mount", **spec) -> dict:
 
 def is_ready(pod: dict) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def processes(world: World, role: str) -> list[Path]:
+    """The driver's processes of a role in this cluster, as directories of /proc (native nodes only)."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            if command[0].endswith(NAME.encode()) and command[1:2] == [role.encode()] and (
+                    f"/{world.cluster.name}/" in (process / "cgroup").read_text(encoding="ascii")):
+                found.append(process)
+        except OSError:
+            continue
+    return found
 
 
 def audited(world: World) -> list[dict]:

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from cluster import Cluster, Node, run, wait
+from images import OTHER_TAR
 
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
@@ -122,7 +123,7 @@ class Machines(Cluster):
             shutil.rmtree(tree / heavy, ignore_errors=True)
         run("cp", "-a", "--remove-destination", f"{self.layer}/.", str(tree))
         for image in self.images.glob("*.tar"):
-            if image.name != "driver-next.tar":
+            if image.name != OTHER_TAR:
                 os.link(image, tree / "images" / image.name)
         (tree / "lib/modules").mkdir(exist_ok=True)
         run("cp", "-a", str(self.lab / "modules"), str(tree / "lib/modules" / self.version))

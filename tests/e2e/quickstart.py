@@ -22,6 +22,7 @@ sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
 import images  # noqa: E402
+import leftovers  # noqa: E402
 from cluster import Cluster, Failure, run, wait  # noqa: E402
 from driver import NAME, NAMESPACE, REPOSITORY, Driver, rendered_images  # noqa: E402
 
@@ -45,6 +46,7 @@ def documented() -> list[str]:
 class Quickstart:
     def __init__(self, binary: Path) -> None:
         self.dir = REPOSITORY / "target/e2e" / f"quickstart-{os.getpid()}"
+        leftovers.sweep(self.dir.parent)
         self.dir.mkdir(parents=True)
         programs, root = map(Path, subprocess.run(
             ["bash", str(HERE / "setup.sh")], check=True, text=True, stdout=subprocess.PIPE).stdout.split())

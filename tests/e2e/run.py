@@ -2,9 +2,9 @@
 """Runs the walks on a live Kubernetes: builds what is missing, starts a cluster, the emulated cloud and the driver,
 walks, and takes everything down, also after a failure or Ctrl-C.
 
-  run.py --driver BINARY [--vm] [--only PATTERN] [--list] [--keep]
+  run.py --driver BINARY [--other BINARY] [--vm] [--only PATTERN] [--list] [--keep]
 
-The last line is "N passed, N failed". Logs: target/e2e/logs. `--keep` waits for Enter before everything is taken down.
+The last line is "N passed, N failed". Logs: target/e2e/logs (logs-vm). `--keep` waits for Enter before everything is taken down.
 """
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
 import images  # noqa: E402
+import leftovers  # noqa: E402
 from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
+import kit  # noqa: E402
 from kit import ALONE, CALM, LAST, MACHINES, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
 from machines import Machines, prepare_lab  # noqa: E402
 
@@ -48,13 +50,14 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", type=Path, help="the driver's static binary")
+    parser.add_argument("--other", type=Path, help="another build of it, which a walk rolls to and back from")
     parser.add_argument("--only", default="", help="walks whose name matches")
     parser.add_argument("--vm", action="store_true", help="the walks on virtual machines with real SCSI")
     parser.add_argument("--list", action="store_true", help="name the walks")
     parser.add_argument("--keep", action="store_true", help="wait for Enter before the end")
     options = parser.parse_args()
     # Loss comes last on the spare nodes: one of them does not return.
-    for module in ("article", "lifetime", "loss", "postgres", "growth", "claims", "figures", "upheaval", "install", "machines"):
+    for module in ("article", "lifetime", "drain", "loss", "postgres", "growth", "claims", "figures", "upheaval", "install", "machines"):
         importlib.import_module(f"walks_{module}")
     chosen = [walk for walk in WALKS if re.search(options.only, walk.promise) and (walk.lane == MACHINES) == options.vm]
     if options.list:
@@ -73,12 +76,14 @@ class Suite:
         self.options = options
         self.walks = walks
         self.dir = REPOSITORY / "target/e2e" / f"run-{os.getpid()}"
-        self.logs = REPOSITORY / "target/e2e/logs"
+        self.logs = REPOSITORY / "target/e2e" / ("logs-vm" if options.vm else "logs")
         self.passed: list[str] = []
         self.failed: list[str] = []
         self.interrupted = False
 
     def run(self) -> int:
+        leftovers.one_at_a_time(self.dir.parent)
+        leftovers.sweep(self.dir.parent)
         shutil.rmtree(self.logs, ignore_errors=True)
         self.dir.mkdir(parents=True)
         programs, root = map(Path, subprocess.run(
@@ -90,6 +95,8 @@ class Suite:
         else:
             cluster = Cluster(programs, root, self.dir, ZONES, self.dir / "images")
         world = World(cluster, Cloud(cluster, self.dir / "driver"), Driver(cluster), self.logs)
+        world.builds = {tag: kit.digest(self.dir / name) for tag, name in (("", "driver"), (images.OTHER_TAG, "other"))
+                        if (self.dir / name).exists()}
         try:
             self._walk(world)
         except KeyboardInterrupt:
@@ -109,9 +116,11 @@ class Suite:
 
     def _make_images(self, programs: Path, root: Path) -> None:
         say("making images")
-        stripped = self.dir / "driver"
-        run("strip", "-o", str(stripped), str(self.options.driver))
-        images.build(root, programs, stripped, rendered_images(programs / "kubectl"), self.dir / "images")
+        builds = [(self.dir / "driver", self.options.driver)] + ([(self.dir / "other", self.options.other)] if self.options.other else [])
+        for stripped, binary in builds:
+            run("strip", "-o", str(stripped), str(binary))
+        images.build(root, programs, builds[0][0], rendered_images(programs / "kubectl"), self.dir / "images",
+                     builds[1][0] if len(builds) > 1 else None)
 
     def _walk(self, world: World) -> None:
         say("starting the cluster")
@@ -200,17 +209,21 @@ class Suite:
                 (target / name).write_text(str(failure), encoding="utf-8")
 
     def _write_figures(self, world: World) -> None:
-        """Rows as `make bench` writes them, beside its own in target/bench.json."""
+        """Rows as `make bench` writes them, beside all others in target/bench.json."""
         file = REPOSITORY / "target/bench.json"
         try:
-            rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if not row["name"].startswith("e2e/")]
+            rows = {row["name"]: row for row in json.loads(file.read_text(encoding="utf-8"))}
         except (OSError, ValueError):
-            rows = []
+            rows = {}
         for name, value in sorted(world.figures.items()):
             print(f"{value:>10}  {name}")
             unit = re.search(r"\((\w+)\)$", name)
-            rows.append({"name": f"e2e/{name}", "value": value, "unit": unit[1] if unit else "", "bound": None, "ratio": None})
-        file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+            name = f"{'e2e-vm' if self.options.vm else 'e2e'}/{name}"
+            rows[name] = {"name": name, "value": value, "unit": unit[1] if unit else "", "bound": None, "ratio": None}
+        # Whole or not at all, whoever reads it meanwhile.
+        new = file.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(list(rows.values()), indent=2) + "\n", encoding="utf-8")
+        new.replace(file)
 
     def _end(self, world: World) -> None:
         say("taking everything down")

@@ -96,7 +96,11 @@ build_root() {
 
 part() { # part NAME KEY FUNCTION: makes $cache/NAME-KEY once
   local name=$1 key=$2 function=$3
-  local final=$cache/$name-$key
+  local final=$cache/$name-$key lock
+  # Two runs at the same time make it once.
+  mkdir -p "$cache"
+  exec {lock}> "$final.lock"
+  flock "$lock"
   if [ ! -e "$final/.done" ]; then
     local temporary=$final.tmp.$$
     mkdir -p "$temporary/out" "$temporary/work"
@@ -105,6 +109,7 @@ part() { # part NAME KEY FUNCTION: makes $cache/NAME-KEY once
     rm -rf "$final"; mv "$temporary/out" "$final"; rm -rf "$temporary"
     log "$name is ready ($((SECONDS - started)) s since the start)"
   fi
+  exec {lock}>&-
   echo "$final"
 }
 programs() { build_programs "$1" "$2"; fetch_clients "$1" "$2"; }

@@ -9,17 +9,22 @@ from kit import SPARE_LANE, World, expect, seconds_since, walk
 
 @walk()
 def a_claim_of_10_gib_becomes_a_disk_of_100_and_its_data_outlives_the_pod(world: World) -> None:
-    world.claim("article", "10Gi")
+    # The article's class, with the cloud's magnetic disks.
+    kind = f"{world.space}-standard"
+    world.api.apply({"kind": "StorageClass", "provisioner": "additional-storage.csi.nifcloud.com", "metadata": {"name": kind},
+                     "parameters": {"type": "standard"}, "volumeBindingMode": "WaitForFirstConsumer"})
+    world.claim("article", "10Gi", storage_class=kind)
     world.deployment("article", "article")
     first = world.running("article")
     volume = world.bound("article")
     expect(volume["spec"]["capacity"]["storage"] == "100Gi", f"the PV has {volume['spec']['capacity']}")
     disk = world.cloud.disk(volume["spec"]["csi"]["volumeHandle"])
-    expect(disk and disk["size"] == 100, f"the cloud's disk: {disk}")
+    expect(disk and disk["size"] == 100 and disk["disk_type"] == "Standard Storage", f"the cloud's disk: {disk}")
     written = world.write(first["metadata"]["name"])
     world.api.delete("Pod", first["metadata"]["name"], world.space)
     second = world.running("article", other_than=first["metadata"]["uid"])
     world.check(second["metadata"]["name"], written)
+    world.api.delete("StorageClass", kind)
 
 
 @walk(SPARE_LANE)

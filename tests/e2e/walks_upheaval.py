@@ -6,7 +6,8 @@ import time
 
 from cluster import SPARE_ZONE, wait
 from driver import NAME, NAMESPACE
-from kit import ALONE, CALM, World, expect, is_ready, kill_container, kill_kubelet, kubelet_works, walk
+from images import OTHER_TAG
+from kit import ALONE, CALM, World, digest, expect, is_ready, kill_container, kill_kubelet, kubelet_works, processes, walk
 from walks_article import drain
 
 PIPE = "trap exit TERM; n=$(tail -n 1 /data/log 2>/dev/null || echo 0); while n=$((n+1)); echo $n >> /data/log; do sync; sleep 0.1; done"
@@ -64,15 +65,20 @@ def kubelets_restart_under_live_volumes_and_on_drained_nodes(world: World) -> No
 
 
 @walk(ALONE)
-def the_driver_is_rolled_to_another_image_and_back_while_pods_write(world: World) -> None:
+def the_driver_is_rolled_to_another_build_and_back_while_pods_write(world: World) -> None:
     writers = start_writers(world, 3)
-    for number, tag in enumerate(("e2e-next", "v0.1.0")):
+    expect(len(set(world.builds.values())) == 2, f"two builds are needed (--other): {world.builds}")
+    for number, (tag, build) in enumerate(((OTHER_TAG, OTHER_TAG), ("v0.1.0", ""))):
         world.driver.install(tag)
         for workload in (f"deployment/{NAME}-controller", f"daemonset/{NAME}-node"):
             world.cluster.kubectl("rollout", "status", "-n", NAMESPACE, workload, "--timeout=120s")
         images = {c["image"] for pod in world.driver.pods("node") for c in pod["spec"]["containers"]}
         expect(all(image.endswith(f":{tag}") for image in images), f"the node pods run {images}")
         world.driver.wait_installed()
+        for role in ("node", "controller"):
+            # A pod that was replaced may take some seconds to end.
+            wait(f"{role} processes of the build {tag}", lambda role=role, build=build: {
+                digest(process / "exe") for process in processes(world, role)} == {world.builds[build]}, 60, every=2)
         still_writing(world, writers)
         a_new_claim_works(world, f"during{number}")
     # What was staged by one build is released by another.
