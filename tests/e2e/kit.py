@@ -38,6 +38,8 @@ class World:
     logs: Path
     # SHA-256 of the driver's builds by the tag of their image; "" is the installed one.
     builds: dict[str, str] = field(default_factory=dict)
+    # Objects that were there before the driver was installed.
+    before: set[str] = field(default_factory=set)
     figures: dict[str, float] = field(default_factory=dict)
     space: str = "default"
     spare: bool = False

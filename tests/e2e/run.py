@@ -127,6 +127,7 @@ class Suite:
         world.cluster.up()
         say("nodes are Ready; starting the cloud, installing the driver")
         world.cloud.start()
+        world.before = sys.modules["walks_install"].objects(world)
         world.driver.install()
         world.driver.wait_installed()
         say("the driver is installed")

@@ -104,10 +104,7 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
     chance = random.Random(6)
     for kill in ("pod", "server", "pod"):
         writer = chance.choice(writers)
-        load = subprocess.Popen(
-            [str(world.cluster.bin / "kubectl"), f"--kubeconfig={world.cluster.kubeconfig}", "exec", "-n", world.space,
-             writer.pod, "--", "pgbench", "-h", "/tmp", "-U", "postgres", "-c", "4", "-T", "30", "-n", "postgres"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        load = pgbench(world, writer.pod, 30)
         writer.burst(300)
         old = world.api.get("Pod", writer.pod, world.space)["metadata"]["uid"]
         if kill == "pod":
@@ -123,12 +120,16 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
 
     # Growth of a data volume under load.
     writer = writers[0]
+    load = pgbench(world, writer.pod, 20)
     ask(world, f"data-{writer.pod}", "150Gi")
     claim, end = f"data-{writer.pod}", time.monotonic() + 120
     while (world.api.get("PersistentVolumeClaim", claim, world.space)["status"]["capacity"]["storage"] != "150Gi"
            and time.monotonic() < end):
         writer.burst(200)
     has(world, f"data-{writer.pod}", "150Gi")
+    grown = int(world.exec(writer.pod, "df -k /data | tail -n 1").split()[1])
+    expect(grown > 190 << 20, f"{writer.pod} sees {grown} KiB")
+    expect(load.wait(90) == 0, "pgbench failed while its volume grew")
 
     # 3 -> 1 -> 3: the claims stay, and so do their disks and rows.
     scale(world, 1)
@@ -140,9 +141,24 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
     expect(claims == {claim: world.bound(claim)["metadata"]["name"] for claim in claims}, "claims changed their volumes")
     for writer in writers:
         writer.verify()
+        balanced(world, writer.pod)
         sql(world, writer.pod, "CREATE EXTENSION IF NOT EXISTS amcheck")
         sql(world, writer.pod, "SELECT bt_index_check(oid) FROM pg_class WHERE relkind = 'i' AND relname LIKE 'pgbench%'")
     world.figures["PostgreSQL rows confirmed and kept"] = sum(len(writer.confirmed) for writer in writers)
+
+
+def pgbench(world: World, pod: str, seconds: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [str(world.cluster.bin / "kubectl"), f"--kubeconfig={world.cluster.kubeconfig}", "exec", "-n", world.space, pod, "--",
+         "pgbench", "-h", "/tmp", "-U", "postgres", "-c", "4", "-T", str(seconds), "-n", "postgres"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def balanced(world: World, pod: str) -> None:
+    """Each of pgbench's transactions adds the same sum to an account, a teller and a branch, and writes it down: whole or not."""
+    tables = (("abalance", "accounts"), ("tbalance", "tellers"), ("bbalance", "branches"), ("delta", "history"))
+    sums = sql(world, pod, "SELECT " + ", ".join(f"(SELECT coalesce(sum({c}), 0) FROM pgbench_{t})" for c, t in tables)).split("|")
+    expect(len(set(sums)) == 1, f"{pod}: the sums of accounts, tellers, branches, history are {sums}")
 
 
 def scale(world: World, replicas: int) -> None:

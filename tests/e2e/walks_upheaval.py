@@ -49,19 +49,28 @@ def kubelets_restart_under_live_volumes_and_on_drained_nodes(world: World) -> No
     for node in workers:
         kubelet_works(world, node)
     still_writing(world, writers)
-    # The order of an upgrade: drain, restart, uncordon; a deployment moves along.
-    world.claim("moves")
-    world.deployment("moves", "moves")
-    pod = world.running("moves")
-    written = world.write(pod["metadata"]["name"])
-    for _ in range(2):
-        node = pod["spec"]["nodeName"]
+    for name in writers:
+        world.api.delete("Pod", name, world.space)
+    # The order of an upgrade, node by node: drain, restart, uncordon. Pods move inside their zone, or wait for its only node.
+    zones = sorted({world.cluster.node(node).zone for node in workers})
+    pods, written = {}, {}
+    for zone in zones:
+        world.claim(zone)
+        world.deployment(zone, zone, nodeSelector={"topology.kubernetes.io/zone": zone})
+        pods[zone] = world.running(zone)
+        written[zone] = world.write(pods[zone]["metadata"]["name"])
+    moves = 0
+    for node in workers:
         drain(world, node)
         kill_kubelet(world, node)
         kubelet_works(world, node)
         world.cluster.kubectl("uncordon", node)
-        pod = world.running("moves", other_than=pod["metadata"]["uid"])
-        world.check(pod["metadata"]["name"], written)
+        for zone in zones:
+            if pods[zone]["spec"]["nodeName"] == node:
+                pods[zone] = world.running(zone, other_than=pods[zone]["metadata"]["uid"])
+                moves += 1
+            world.check(pods[zone]["metadata"]["name"], written[zone])
+    expect(moves >= len(zones), f"{moves} moves while every node of {zones} was drained")
 
 
 @walk(ALONE)
