@@ -30,12 +30,16 @@ SPARE_ZONE = "east-13"
 STARTUP_TAINT = "additional-storage.csi.nifcloud.com/agent-not-ready"
 
 
+# How much longer than planned everything may take: for a machine that has much else to do.
+PATIENCE = float(os.environ.get("E2E_PATIENCE", "1"))
+
+
 class Failure(Exception):
     """Something that a test promised did not happen."""
 
 
 def run(*command: str, check: bool = True, timeout: float = 120, **options) -> subprocess.CompletedProcess:
-    result = subprocess.run(command, text=True, capture_output=True, timeout=timeout, check=False, **options)
+    result = subprocess.run(command, text=True, capture_output=True, timeout=timeout * PATIENCE, check=False, **options)
     if check and result.returncode:
         raise Failure(f"{' '.join(command[:6])}: exit {result.returncode}: {(result.stderr or result.stdout)[-800:]}")
     return result
@@ -43,6 +47,7 @@ def run(*command: str, check: bool = True, timeout: float = 120, **options) -> s
 
 def wait(what: str, probe, limit: float = 60, every: float = 0.25):
     """Calls `probe` until it answers something true; an exception counts as no."""
+    limit *= PATIENCE
     end = time.monotonic() + limit
     last: object = None
     while time.monotonic() < end:
