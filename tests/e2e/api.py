@@ -60,9 +60,10 @@ class Api:
             self.local.connection = connection
         return connection
 
-    def request(self, method: str, path: str, body: object = None, content: str = "application/json"):
+    def request(self, method: str, path: str, body: object = None, content: str = "application/json",
+                headers: dict[str, str] | None = None):
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json", "Content-Type": content}
+        headers = {"Accept": "application/json", "Content-Type": content, **(headers or {})}
         for attempt in (1, 2):  # a kept connection may have been closed by a restarted server
             connection = self._connection()
             try:

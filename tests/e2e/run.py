@@ -192,7 +192,7 @@ class Suite:
     def _rights(world: World) -> None:
         """The driver's accounts have few rights: whatever the walks made it and its sidecars want was granted. Asked
         before the walks that uninstall, which take the rights away while the pods still end."""
-        forbidden = {(r["verb"], r["objectRef"].get("resource"), r.get("userAgent", "").split("/")[0])
+        forbidden = {(r["verb"], r.get("objectRef", {}).get("resource"), r.get("userAgent", "").split("/")[0])
                      for r in audited(world) if r.get("responseStatus", {}).get("code") == 403}
         if forbidden:
             raise Failure(f"the API server refused what the driver or its sidecars asked: {sorted(forbidden)}")

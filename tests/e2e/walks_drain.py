@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import time
 
-from cluster import Failure, wait
-from driver import NAMESPACE
+from api import ApiError
+from cluster import STARTUP_TAINT, Failure, wait
+from driver import NAME, NAMESPACE
 from kit import SPARE, SPARE_LANE, World, audited, expect, is_ready, kubelet_works, walk
 from walks_article import spare_nodes
 
@@ -57,7 +58,7 @@ def the_plugin_of_a_drained_node_stays_until_its_volumes_are_detached(world: Wor
         expect(moved["spec"]["nodeName"] == there, f"the pod runs on {moved['spec']['nodeName']}")
         world.check(moved["metadata"]["name"], written)
 
-        asked = [r for r in audited(world) if r["objectRef"].get("resource") == "volumeattachments" and r["verb"] == "list"
+        asked = [r for r in audited(world) if r.get("objectRef", {}).get("resource") == "volumeattachments" and r["verb"] == "list"
                  and r["user"]["username"].endswith("-node")]
         expect(asked and all(r["responseStatus"]["code"] == 200 for r in asked), f"what pre-stop asked: {asked[-3:]}")
         failed = [e for e in world.api.list("Event", NAMESPACE) if e["reason"] == "FailedPreStopHook"]
@@ -124,8 +125,36 @@ def a_new_node_takes_pods_only_when_its_driver_is_registered(world: World) -> No
     world.api.patch("Node", name, {"metadata": {"labels": {SPARE: "yes"}}})
     world.running("first")
     world.write("first")
-    patches = [r for r in audited(world) if r["verb"] == "patch" and r["objectRef"].get("name") == name
+    patches = [r for r in audited(world) if r["verb"] == "patch" and r.get("objectRef", {}).get("name") == name
                and r["user"]["username"].endswith("-node")]
     expect(patches, "no patch of the Node by the driver's account")
     kubelet_works(world, name)
     plugin(world, name)
+
+
+@walk(SPARE_LANE)
+def a_stolen_token_of_a_node_plugin_changes_nothing_but_its_own_startup_taint(world: World) -> None:
+    here, there = spare_nodes(world)
+    taints = world.api.get("Node", here)["spec"].get("taints", [])
+    world.api.patch("Node", here, {"spec": {"taints": [*taints, {"key": STARTUP_TAINT, "effect": "PreferNoSchedule"}]}})
+    thief = {"Impersonate-User": f"system:serviceaccount:{NAMESPACE}:{NAME}-node", "Impersonate-Group": "system:serviceaccounts",
+             "Impersonate-Extra-authentication.kubernetes.io%2Fnode-name": here}
+
+    def refused(change: dict, name: str = here) -> str:
+        try:
+            world.api.request("PATCH", world.api.path("Node", None, name), change, "application/merge-patch+json", thief)
+        except ApiError as error:
+            return str(error) if error.status in (403, 422) else ""
+        return ""
+    for change in ({"metadata": {"labels": {"stolen": "yes"}}}, {"spec": {"unschedulable": True}}, {"spec": {"taints": []}},
+                   {"spec": {"taints": [*taints, {"key": "stolen", "effect": "NoSchedule"}]}}):
+        expect(refused(change), f"the node's account could do {change}")
+    expect(refused({"metadata": {"annotations": {"stolen": "yes"}}}, there), "the node's account could change another Node")
+    for kind in ("Secret", "PersistentVolume", "Pod"):
+        try:
+            world.api.request("GET", world.api.path(kind), headers=thief)
+            raise Failure(f"the node's account could list {kind}s")
+        except ApiError as error:
+            expect(error.status == 403, f"{kind}: {error}")
+    expect(not refused({"spec": {"taints": taints}}), "the node's account could not remove its startup taint")
+    expect(not world.driver.held_back(here), "the startup taint is still there")

@@ -103,7 +103,7 @@ def a_claim_costs_one_slow_operation_of_the_cloud_and_the_driver_asks_kubernetes
     own = [r for r in requests if not r.get("userAgent", "").startswith(SIDECARS)]
     figures["API server requests of the driver itself per claim"] = len(own) / len(handles)
     figures["API server requests of its sidecars per claim"] = round((len(requests) - len(own)) / len(handles), 1)
-    expect(not own, f"the driver itself asked: {[(r['verb'], r['objectRef']) for r in own[:5]]}")
+    expect(not own, f"the driver itself asked: {[(r['verb'], r['requestURI']) for r in own[:5]]}")
 
     begun = time.time()
     labels = {"app": "ten"}

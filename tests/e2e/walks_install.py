@@ -13,7 +13,8 @@ LABEL = f"app.kubernetes.io/name={NAME}"
 CHART = REPOSITORY / "deploy/helm" / NAME
 KINDS = ("deployments,daemonsets,pods,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,csidrivers,"
          "storageclasses,volumeattributesclasses,poddisruptionbudgets,secrets,services,networkpolicies,configmaps,"
-         "controllerrevisions,replicasets,endpointslices,csistoragecapacities,priorityclasses")
+         "controllerrevisions,replicasets,endpointslices,csistoragecapacities,priorityclasses,"
+         "validatingadmissionpolicies,validatingadmissionpolicybindings")
 
 
 def objects(world: World) -> set[str]:
