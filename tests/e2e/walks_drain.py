@@ -93,9 +93,8 @@ def ended(world: World, pod: dict) -> bool:
 @walk(SPARE_LANE)
 def a_new_node_takes_pods_only_when_its_driver_is_registered(world: World) -> None:
     """A machine that joins (again): its kubelet registers it with the startup taint, as in a node pool."""
-    name = spare_nodes(world)[1]
+    name = wait("a spare node without volumes", lambda: next((n for n in spare_nodes(world) if not attached_to(world, n)), None))
     node = world.cluster.node(name)
-    wait(f"nothing attached to {name}", lambda: not attached_to(world, name), 60)
     world.cluster.power_off(node)
     # Its pool also marks it as spare: other walks' pods must not come.
     environment = node.dir / "upper/etc/node.env"
