@@ -30,8 +30,18 @@ SPARE_ZONE = "east-13"
 STARTUP_TAINT = "additional-storage.csi.nifcloud.com/agent-not-ready"
 
 
-# How much longer than planned everything may take: for a machine that has much else to do.
-PATIENCE = float(os.environ.get("E2E_PATIENCE", "1"))
+# How much longer than planned everything may take: for a machine that has much else to do, or one that is emulated.
+_patience = float(os.environ.get("E2E_PATIENCE", "1"))
+
+
+def patiently(seconds: float) -> float:
+    return seconds * _patience
+
+
+def be_patient(factor: float) -> None:
+    """From now on everything may take so many times longer."""
+    global _patience  # noqa: PLW0603
+    _patience *= factor
 
 
 class Failure(Exception):
@@ -39,7 +49,7 @@ class Failure(Exception):
 
 
 def run(*command: str, check: bool = True, timeout: float = 120, **options) -> subprocess.CompletedProcess:
-    result = subprocess.run(command, text=True, capture_output=True, timeout=timeout * PATIENCE, check=False, **options)
+    result = subprocess.run(command, text=True, capture_output=True, timeout=patiently(timeout), check=False, **options)
     if check and result.returncode:
         raise Failure(f"{' '.join(command[:6])}: exit {result.returncode}: {(result.stderr or result.stdout)[-800:]}")
     return result
@@ -47,7 +57,7 @@ def run(*command: str, check: bool = True, timeout: float = 120, **options) -> s
 
 def wait(what: str, probe, limit: float = 60, every: float = 0.25):
     """Calls `probe` until it answers something true; an exception counts as no."""
-    limit *= PATIENCE
+    limit = patiently(limit)
     end = time.monotonic() + limit
     last: object = None
     while time.monotonic() < end:
@@ -90,9 +100,8 @@ class Cluster:
     lost: list[Node] = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
-    # Disks are loop devices, found by links. How much longer than here things may take.
+    # Disks are loop devices, found by links.
     loop = True
-    patience = 1
 
     def __post_init__(self) -> None:
         self.name = f"e2e-{os.getpid()}"
@@ -116,11 +125,11 @@ class Cluster:
         for node in self.nodes:
             self.start_node(node)
         for node in self.nodes:
-            wait(f"node {node.name} Ready", lambda node=node: self.ready(node.name), 120 * self.patience)
+            wait(f"node {node.name} Ready", lambda node=node: self.ready(node.name), 120)
             if node.control:  # a kubelet may not call itself so
                 self.api.patch("Node", node.name, {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}})
         for node in self.nodes:
-            wait(f"images in {node.name}", lambda node=node: self.imported(node), 120 * self.patience)
+            wait(f"images in {node.name}", lambda node=node: self.imported(node), 120)
 
     def imported(self, node: Node) -> bool:
         return (node.dir / "var/lib/images-imported").exists()

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import leftovers
-from cluster import GATEWAY, STARTUP_TAINT, Cluster, Failure, run, wait
+from cluster import GATEWAY, STARTUP_TAINT, Cluster, Failure, patiently, run, wait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DRIVER = "additional-storage.csi.nifcloud.com"
@@ -114,7 +114,7 @@ class Driver:
         self.cluster.kubectl("apply", "--server-side", "-k", str(self.overlay))
 
     def uninstall(self) -> None:
-        self.cluster.kubectl("delete", "-k", str(self.overlay), "--timeout=90s", timeout=150)
+        self.cluster.kubectl("delete", "-k", str(self.overlay), f"--timeout={patiently(90):.0f}s", timeout=150)
 
     def helm_values(self) -> dict:
         """The overlay's settings in the chart's words."""
@@ -128,7 +128,6 @@ class Driver:
             "node": {"extraEnv": [{"name": "DEVICE_DIR", "value": DEVICES}]}}
 
     def wait_installed(self, limit: float = 120) -> None:
-        limit *= self.cluster.patience
         api = self.cluster.api
 
         def controller() -> bool:

@@ -88,7 +88,7 @@ class World:
                     return pod
             return None
         try:
-            return wait(f"{self.space}: a Ready pod of {app}", ready, limit * self.cluster.patience, every=0.1)
+            return wait(f"{self.space}: a Ready pod of {app}", ready, limit, every=0.1)
         except Failure as failure:
             events = "; ".join(self.events()[-6:])
             raise Failure(f"{failure}; events: {events}") from failure
@@ -102,7 +102,7 @@ class World:
 
     def gone(self, kind: str, name: str, limit: float = 60) -> None:
         namespaced = None if kind in ("PersistentVolume", "VolumeAttachment", "Node") else self.space
-        wait(f"{kind} {name} gone", lambda: self.api.find(kind, name, namespaced) is None, limit * self.cluster.patience)
+        wait(f"{kind} {name} gone", lambda: self.api.find(kind, name, namespaced) is None, limit)
 
     def bound(self, claim: str, limit: float = 60) -> dict:
         """The PV of a claim."""

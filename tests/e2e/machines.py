@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cluster import Cluster, Node, run, wait
+from cluster import Cluster, Node, be_patient, run, wait
 from images import OTHER_TAR
 
 INIT = """#!/bin/busybox sh
@@ -49,9 +49,9 @@ class Machines(Cluster):
 
     lab: Path
     loop = False
-    patience = 5
 
     def up(self) -> None:
+        be_patient(5)
         self.version = re.search(rb"Linux version (\S+)", (self.lab / "vmlinux").read_bytes())[1].decode()
         super().up()
 

@@ -3,12 +3,17 @@ from __future__ import annotations
 
 import time
 
-from cluster import SPARE_ZONE
+from cluster import SPARE_ZONE, patiently
 from kit import SPARE_LANE, World, expect, seconds_since, walk
 
 
 @walk()
 def a_claim_of_10_gib_becomes_a_disk_of_100_and_its_data_outlives_the_pod(world: World) -> None:
+    outlives_its_pod(world)
+
+
+def outlives_its_pod(world: World) -> dict:
+    """Returns the second pod."""
     # The article's class, with the cloud's magnetic disks.
     kind = f"{world.space}-standard"
     world.api.apply({"kind": "StorageClass", "provisioner": "additional-storage.csi.nifcloud.com", "metadata": {"name": kind},
@@ -25,11 +30,16 @@ def a_claim_of_10_gib_becomes_a_disk_of_100_and_its_data_outlives_the_pod(world:
     second = world.running("article", other_than=first["metadata"]["uid"])
     world.check(second["metadata"]["name"], written)
     world.api.delete("StorageClass", kind)
+    return second
 
 
 @walk(SPARE_LANE)
 def a_drained_pod_waits_for_its_zone_or_moves_inside_it_with_its_disk(world: World) -> None:
-    here, there = spare_nodes(world)
+    waits_or_moves(world, *spare_nodes(world))
+
+
+def waits_or_moves(world: World, here: str, there: str) -> None:
+    """`here` and `there` are all nodes of a zone that take pods."""
     world.cluster.kubectl("cordon", there)
     try:
         world.claim("moves")
@@ -64,4 +74,5 @@ def spare_nodes(world: World) -> list[str]:
 
 
 def drain(world: World, node: str) -> None:
-    world.cluster.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+    world.cluster.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
+                          f"--timeout={patiently(60):.0f}s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 
 from api import ApiError
-from cluster import STARTUP_TAINT, Failure, wait
+from cluster import STARTUP_TAINT, Failure, patiently, wait
 from driver import NAME, NAMESPACE
 from kit import SPARE, SPARE_LANE, World, audited, expect, is_ready, kubelet_works, walk
 from walks_article import spare_nodes
@@ -70,7 +70,7 @@ def the_plugin_of_a_drained_node_stays_until_its_volumes_are_detached(world: Wor
 
 def outlasts(world: World, node: str, old: dict) -> float:
     """Looks at the plugin while volumes are attached to its node; the time at which there was none any more."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + patiently(120)
     while time.monotonic() < end:
         # This order: a volume seen after the plugin's end is one that the plugin did not wait for.
         gone = ended(world, old)
@@ -110,7 +110,7 @@ def a_new_node_takes_pods_only_when_its_driver_is_registered(world: World) -> No
     world.pod("first", "first", node=name)
     world.cluster.power_on(node)
     seen = []
-    end = time.monotonic() + 120
+    end = time.monotonic() + patiently(120)
     while time.monotonic() < end:
         # This order: a node that was free before the driver showed up was freed too early.
         if world.api.find("Node", name) is not None:

@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from cluster import Failure, run, wait
+from cluster import Failure, patiently, run, wait
 from driver import DRIVER, NAME, NAMESPACE, REPOSITORY
 from kit import LAST, World, expect, walk
 
@@ -111,16 +111,16 @@ class Helm:
 
     def install(self) -> None:
         self.values.write_text(json.dumps(self.world.driver.helm_values()), encoding="utf-8")
-        self("install", NAME, str(CHART), "-f", str(self.values), "--wait", "--timeout=180s")
+        self("install", NAME, str(CHART), "-f", str(self.values), "--wait", f"--timeout={patiently(180):.0f}s")
 
     def upgrade_changes_a_flag(self) -> None:
-        self("upgrade", NAME, str(CHART), "-f", str(self.values), "--set", "log.format=json", "--wait", "--timeout=180s")
+        self("upgrade", NAME, str(CHART), "-f", str(self.values), "--set", "log.format=json", "--wait", f"--timeout={patiently(180):.0f}s")
         pod = self.world.driver.pods("controller")[0]
         environment = next(c for c in pod["spec"]["containers"] if c["name"] == "driver")["env"]
         expect({"name": "LOG_FORMAT", "value": "json"} in environment, f"the controller's environment: {environment}")
         self.world.driver.wait_installed()
 
     def uninstall(self) -> None:
-        self("uninstall", NAME, "--wait", "--timeout=180s")
+        self("uninstall", NAME, "--wait", f"--timeout={patiently(180):.0f}s")
 
 

@@ -3,20 +3,20 @@ from __future__ import annotations
 
 from cluster import wait
 from kit import CLASS, MACHINES, World, expect, walk
+from walks_article import outlives_its_pod, waits_or_moves
 from walks_growth import GIB, ask, has, visible
 
 
 @walk(MACHINES)
 def on_real_scsi_a_claims_data_outlives_its_pod(world: World) -> None:
-    world.claim("article")
-    world.deployment("article", "article")
-    first = world.running("article")
-    written = world.write(first["metadata"]["name"])
-    device = world.exec(first["metadata"]["name"], "grep ' /data ' /proc/mounts").split()[0]
+    pod = outlives_its_pod(world)
+    device = world.exec(pod["metadata"]["name"], "grep ' /data ' /proc/mounts").split()[0]
     expect(device.startswith("/dev/sd"), f"the volume is on {device}")
-    world.api.delete("Pod", first["metadata"]["name"], world.space)
-    second = world.running("article", other_than=first["metadata"]["uid"])
-    world.check(second["metadata"]["name"], written)
+
+
+@walk(MACHINES)
+def on_real_scsi_a_drained_pod_waits_for_its_zone_or_moves_with_its_disk(world: World) -> None:
+    waits_or_moves(world, *[node.name for node in world.cluster.nodes if not node.control])
 
 
 @walk(MACHINES)
@@ -26,7 +26,7 @@ def on_real_scsi_ext4_grows_under_its_pod(world: World) -> None:
     world.running("grows")
     written = world.write("grows")
     ask(world, "grows", "200Gi")
-    has(world, "grows", "200Gi", 300)
+    has(world, "grows", "200Gi")
     expect(visible(world, "grows") > 190 * GIB, f"the pod sees {visible(world, 'grows')} bytes")
     world.check("grows", written)
 
@@ -42,7 +42,7 @@ def on_real_scsi_fourteen_disks_serve_one_pod_and_leave_no_device(world: World) 
     expect(mounts == "14", f"{mounts} disks are mounted")
     handles = [world.handle(name) for name in names]
     world.api.delete("Pod", "full", world.space)
-    wait("all disks detached", lambda: not any((world.cloud.disk(h) or {}).get("attachment") for h in handles), 300)
+    wait("all disks detached", lambda: not any((world.cloud.disk(h) or {}).get("attachment") for h in handles), 120)
 
 
 @walk(MACHINES)
@@ -59,5 +59,5 @@ def on_real_scsi_synced_data_survives_a_power_cut_of_the_node(world: World) -> N
     def again() -> bool:
         status = world.api.get("Pod", "cut", world.space)["status"]
         return status["containerStatuses"][0]["restartCount"] > 0 and status["containerStatuses"][0]["ready"]
-    wait("the pod runs again", again, 400)
+    wait("the pod runs again", again, 120)
     world.check("cut", written)

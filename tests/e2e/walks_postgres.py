@@ -5,7 +5,7 @@ import random
 import subprocess
 import time
 
-from cluster import wait
+from cluster import patiently, wait
 from kit import CLASS, XFS, World, expect, is_ready, kill_container, walk
 from walks_growth import ask, has
 
@@ -77,7 +77,7 @@ class Writer:
         result = subprocess.run(
             [str(self.world.cluster.bin / "kubectl"), f"--kubeconfig={self.world.cluster.kubeconfig}", "exec", "-i", "-n",
              self.world.space, self.pod, "--", "psql", "-h", "/tmp", "-U", "postgres", "-XAtq"],
-            input=statements, text=True, capture_output=True, timeout=120, check=False)
+            input=statements, text=True, capture_output=True, timeout=patiently(120), check=False)
         self.confirmed |= {int(line) for line in result.stdout.split() if line.isdigit()}
 
     def verify(self) -> None:
@@ -115,21 +115,21 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
             kill_container(world, world.api.get("Pod", writer.pod, world.space))
             wait(f"{writer.pod} restarted", lambda pod=writer.pod: restarts(world, pod) > 0, 60)
             ready(world, writer.pod)
-        load.wait(60)
+        load.wait(patiently(60))
         writer.verify()
 
     # Growth of a data volume under load.
     writer = writers[0]
     load = pgbench(world, writer.pod, 20)
     ask(world, f"data-{writer.pod}", "150Gi")
-    claim, end = f"data-{writer.pod}", time.monotonic() + 120
+    claim, end = f"data-{writer.pod}", time.monotonic() + patiently(120)
     while (world.api.get("PersistentVolumeClaim", claim, world.space)["status"]["capacity"]["storage"] != "150Gi"
            and time.monotonic() < end):
         writer.burst(200)
     has(world, f"data-{writer.pod}", "150Gi")
     grown = int(world.exec(writer.pod, "df -k /data | tail -n 1").split()[1])
     expect(grown > 190 << 20, f"{writer.pod} sees {grown} KiB")
-    expect(load.wait(90) == 0, "pgbench failed while its volume grew")
+    expect(load.wait(patiently(90)) == 0, "pgbench failed while its volume grew")
 
     # 3 -> 1 -> 3: the claims stay, and so do their disks and rows.
     scale(world, 1)

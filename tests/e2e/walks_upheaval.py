@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 import time
 
-from cluster import SPARE_ZONE, wait
+from cluster import SPARE_ZONE, patiently, wait
 from driver import NAME, NAMESPACE
 from images import OTHER_TAG
 from kit import ALONE, CALM, World, digest, expect, is_ready, kill_container, kill_kubelet, kubelet_works, processes, walk
@@ -80,7 +80,7 @@ def the_driver_is_rolled_to_another_build_and_back_while_pods_write(world: World
     for number, (tag, build) in enumerate(((OTHER_TAG, OTHER_TAG), ("v0.1.0", ""))):
         world.driver.install(tag)
         for workload in (f"deployment/{NAME}-controller", f"daemonset/{NAME}-node"):
-            world.cluster.kubectl("rollout", "status", "-n", NAMESPACE, workload, "--timeout=120s")
+            world.cluster.kubectl("rollout", "status", "-n", NAMESPACE, workload, f"--timeout={patiently(120):.0f}s")
         images = {c["image"] for pod in world.driver.pods("node") for c in pod["spec"]["containers"]}
         expect(all(image.endswith(f":{tag}") for image in images), f"the node pods run {images}")
         world.driver.wait_installed()
