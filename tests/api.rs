@@ -8,6 +8,8 @@
 
 #[path = "api/controller.rs"]
 mod controller;
+#[path = "api/controller_faults.rs"]
+mod controller_faults;
 #[path = "api/controller_harness.rs"]
 mod controller_harness;
 #[path = "api/controller_reads.rs"]
