@@ -36,7 +36,7 @@ sanity: ## Run csi-sanity against the real binary: ext4, xfs, block, two process
 	@cargo build --locked
 	@sanity-tests/run.sh $(TARGET_DIR)/debug/$(BIN)
 
-bench: release ## Measure the release binary; table on the terminal, rows in target/bench.json
+bench: release ## Measure the release binary; table on the terminal, rows in target/bench.json (BENCH=node,cloud: some groups)
 	@CSI_BINARY=$(abspath $(TARGET_DIR))/$(MUSL)/release/$(BIN) cargo bench --locked --target $(MUSL) --bench bench
 
 lint: ## Format, clippy, docs, shell scripts, dependency policy

@@ -4,8 +4,8 @@
 //! group (size, start, memory, controller, cloud, node) -> rows -> table, JSON
 //! ```
 //!
-//! A new measurement is a group: an async function that answers rows, one line in `main`. Words on the command line
-//! choose groups (`cargo bench --bench bench -- node`).
+//! A new measurement is a group: an async function that answers rows, one line in `all`. `BENCH=node make bench` runs
+//! only some groups (several with commas between them); the other groups' rows stay in the file as they are.
 
 #![allow(
     clippy::unwrap_used,
@@ -46,41 +46,69 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .unwrap();
-    let rows = runtime.block_on(all(&binary));
-    report(&rows);
+    let choice = match Choice::read(std::env::var("BENCH").unwrap_or_default()) {
+        Ok(choice) => choice,
+        Err(unknown) => {
+            eprintln!(
+                "BENCH names {unknown:?}; the groups are {}",
+                GROUPS.join(", ")
+            );
+            return ExitCode::from(64);
+        }
+    };
+    let rows = runtime.block_on(all(&binary, &choice));
+    report(&rows, choice.0.is_none());
     ExitCode::SUCCESS
 }
 
-fn chosen(group: &str) -> bool {
-    let mut words = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'));
-    let all = std::env::args().skip(1).all(|word| word.starts_with('-'));
-    let chosen = all || words.any(|word| word == group);
-    if chosen {
-        eprintln!("measuring: {group}");
+const GROUPS: [&str; 6] = ["size", "start", "memory", "controller", "cloud", "node"];
+
+/// The groups that were asked for; `None` is all of them.
+struct Choice(Option<String>);
+
+impl Choice {
+    fn read(text: String) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self(None));
+        }
+        let unknown = text
+            .split(',')
+            .map(str::trim)
+            .find(|word| !GROUPS.contains(word));
+        match unknown.map(str::to_owned) {
+            Some(unknown) => Err(unknown),
+            None => Ok(Self(Some(text))),
+        }
     }
-    chosen
+
+    fn has(&self, group: &str) -> bool {
+        let named = |text: &String| text.split(',').any(|word| word.trim() == group);
+        let chosen = self.0.as_ref().is_none_or(named);
+        if chosen {
+            eprintln!("measuring: {group}");
+        }
+        chosen
+    }
 }
 
-async fn all(binary: &Path) -> Vec<Row> {
+async fn all(binary: &Path, choice: &Choice) -> Vec<Row> {
     let mut rows = Vec::new();
-    if chosen("size") {
+    if choice.has("size") {
         rows.push(start::size(binary));
     }
-    if chosen("start") {
+    if choice.has("start") {
         rows.extend(start::rows(binary).await);
     }
-    if chosen("memory") {
+    if choice.has("memory") {
         rows.extend(memory::rows(binary).await);
     }
-    if chosen("controller") {
+    if choice.has("controller") {
         rows.extend(controller::rows(binary).await);
     }
-    if chosen("cloud") {
+    if choice.has("cloud") {
         rows.extend(cloud::rows(binary).await);
     }
-    if chosen("node") {
+    if choice.has("node") {
         rows.extend(node::rows(binary).await);
     }
     rows

@@ -1,7 +1,7 @@
 //! Results: rows, percentiles, the table and the file.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -85,16 +85,21 @@ where
     results
 }
 
-/// Rows of an earlier `make scsi`, which writes to the same file.
-fn measured_in_vms(file: &std::path::Path) -> Vec<serde_json::Value> {
+/// Rows in the file that stay: those of `make scsi`, which writes to the same file; after a run of some groups also those
+/// of the others.
+fn kept(file: &Path, rows: &[Row], all: bool) -> Vec<serde_json::Value> {
     let text = std::fs::read(file).unwrap_or_default();
-    let all: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap_or_default();
-    let scsi =
-        |row: &serde_json::Value| row["name"].as_str().is_some_and(|n| n.starts_with("scsi_"));
-    all.into_iter().filter(scsi).collect()
+    let before: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap_or_default();
+    let stays = |name: &str| {
+        let measured = rows.iter().any(|row| row.name == name);
+        name.starts_with("scsi_") || !all && !measured
+    };
+    let stays = |row: &serde_json::Value| row["name"].as_str().is_some_and(stays);
+    before.into_iter().filter(stays).collect()
 }
 
-pub(crate) fn report(rows: &[Row]) {
+/// Prints the table and writes the file. `all`: every group was run, so that what the file had before is out of date.
+pub(crate) fn report(rows: &[Row], all: bool) {
     println!(
         "{:<50} {:>10} {:<4} {:>8} {:>7}",
         "name", "value", "unit", "goal", "ratio"
@@ -120,8 +125,9 @@ pub(crate) fn report(rows: &[Row]) {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let file = target.join("bench.json");
     std::fs::create_dir_all(&target).unwrap();
+    let kept = kept(&file, rows, all);
     let rows: Vec<_> = rows.iter().map(|row| serde_json::json!(row)).collect();
-    let all = [rows, measured_in_vms(&file)].concat();
+    let all = [rows, kept].concat();
     std::fs::write(&file, serde_json::to_vec_pretty(&all).unwrap()).unwrap();
     println!("written: {}", file.display());
 }
