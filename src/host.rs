@@ -28,12 +28,15 @@ mod health;
 pub mod linux;
 mod mount;
 pub mod mountinfo;
+mod mounts;
 mod paths;
 pub mod probe;
 mod release;
 mod stats;
 mod sysfs;
 mod wait;
+
+pub use mounts::Mounts;
 
 /// A block device that was found at a slot or under a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +98,16 @@ pub enum Content {
         /// Why.
         why: String,
     },
+}
+
+/// What the intact superblock of a volume's own file system tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intact {
+    /// [`Host::check`] would find nothing to do: unmounted cleanly, no error recorded, no check due (XFS and Btrfs look
+    /// after themselves).
+    pub clean: bool,
+    /// The file system fills its disk: nothing is to grow.
+    pub full: bool,
 }
 
 /// How to make a file system.
@@ -215,13 +228,18 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Size, identity and users of a device, read anew.
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError>;
 
-    /// Whether the disk provably carries exactly this file system: its superblock, read past the page cache, is intact
-    /// and has this type and UUID, and no mkfs of it is unfinished. Cheap; `false` only means that
-    /// [`Host::probe`] must be asked.
+    /// What the disk's superblock tells, if the disk provably carries exactly this file system: the superblock, read
+    /// past the page cache, is intact and has this type and UUID, and no mkfs of it is unfinished. Cheap; `None` only
+    /// means that [`Host::probe`] must be asked.
     ///
     /// # Errors
     /// [`HostError::Io`] when the device cannot be opened.
-    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError>;
+    fn carries(
+        &self,
+        device: &BlockDevice,
+        fs: FsType,
+        uuid: &FsUuid,
+    ) -> Result<Option<Intact>, HostError>;
 
     /// What is on the disk.
     fn probe(&self, device: &BlockDevice) -> Result<Content, HostError>;
@@ -268,11 +286,18 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Removes an empty directory or a file that is not a mount point; missing is success.
     fn remove_target(&self, target: &Path) -> Result<(), HostError>;
 
+    /// All mounts of this mount namespace, as they are now.
+    fn mounts(&self) -> Result<Mounts, HostError>;
+
     /// The topmost mount at exactly this path.
-    fn mount_at(&self, target: &Path) -> Result<Option<MountEntry>, HostError>;
+    fn mount_at(&self, target: &Path) -> Result<Option<MountEntry>, HostError> {
+        Ok(self.mounts()?.at(target))
+    }
 
     /// All mounts of a file system on this device, in this mount namespace.
-    fn mounts_of(&self, devno: DevNo) -> Result<Vec<MountEntry>, HostError>;
+    fn mounts_of(&self, devno: DevNo) -> Result<Vec<MountEntry>, HostError> {
+        Ok(self.mounts()?.of(devno))
+    }
 
     /// All mounts at paths below `dir`, in this mount namespace.
     fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError>;

@@ -145,7 +145,8 @@ impl Rig {
     }
 
     fn carries(&self, fs: FsType, id: u8) -> bool {
-        self.host.carries(&self.device(), fs, &uuid(id)).unwrap()
+        let intact = self.host.carries(&self.device(), fs, &uuid(id)).unwrap();
+        intact.is_some()
     }
 
     fn content(&self) -> Content {

@@ -4,7 +4,7 @@
 //! the node's device number with the one that was found, and everything else is looked up by number.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,15 @@ impl Kernel {
     /// The device's directory in sysfs, resolved; `None` when the kernel has no such device.
     pub(super) fn directory(&self, devno: DevNo) -> Option<PathBuf> {
         let link = self.sysfs.join("dev/block").join(devno.to_string());
-        link.canonicalize().ok()
+        // The kernel's links are relative to this directory: one call, where walking the whole path takes twenty.
+        let target = fs::read_link(&link).ok()?;
+        match target.strip_prefix("../..") {
+            Ok(below) => {
+                let directory = self.sysfs.join(below);
+                directory.is_dir().then_some(directory)
+            }
+            Err(_) => link.canonicalize().ok(),
+        }
     }
 
     /// The kernel's name, such as `sdb`.
@@ -138,10 +146,17 @@ pub(super) fn size_of(file: &mut File, device: &BlockDevice) -> Result<u64, Host
         .map_err(|error| fault::io("read the size of", &device.path, &error))
 }
 
-/// Writes dirty pages of the device and forgets clean ones, so that the next read comes from the disk.
+/// Writes dirty pages of the device, makes the disk write its own cache, and forgets clean pages, so that the next read
+/// comes from the disk.
 pub(super) fn flush(file: &File, device: &BlockDevice) -> Result<(), HostError> {
     file.sync_all()
         .map_err(|error| fault::io("flush", &device.path, &error))?;
+    forget(file, device)
+}
+
+/// Writes dirty pages and forgets clean ones, so that the next read comes from the disk; the disk's own cache, which
+/// answers reads as well, is left alone.
+pub(super) fn forget(file: &File, device: &BlockDevice) -> Result<(), HostError> {
     forget_pages(file).map_err(|errno| fault::sys("flush", &device.path, errno))
 }
 
@@ -181,8 +196,11 @@ pub(super) fn read_devno(path: &Path) -> Option<DevNo> {
 
 /// A sysfs attribute, trimmed; `None` if missing, unreadable or empty.
 pub(super) fn text(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
+    // An attribute is written out whole at the first read and is never longer than a page (sysfs(5)); those that are
+    // asked for here are short.
+    let mut bytes = [0; 512];
+    let length = File::open(path).and_then(|mut file| file.read(&mut bytes));
+    let text = String::from_utf8_lossy(&bytes[..length.ok()?]);
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -195,8 +213,10 @@ pub(super) fn number(path: &Path) -> Option<u64> {
 /// Names of what lies on the device: its own holders and those of its partitions.
 pub(super) fn holders(directory: &Path) -> Vec<String> {
     let mut found = names(&directory.join("holders"));
+    let disk = directory.file_name().unwrap_or_default().to_string_lossy();
     for name in names(directory) {
-        if directory.join(&name).join("partition").exists() {
+        // The kernel names partitions after their disk: "sdb1", "nvme0n1p1".
+        if name.starts_with(&*disk) && directory.join(&name).join("partition").exists() {
             found.extend(names(&directory.join(&name).join("holders")));
         }
     }
@@ -255,10 +275,10 @@ mod tests {
     fn holders_of_partitions_count() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["holders/dm-1", "sdb1/holders/md0", "queue/holders/no"] {
-            fs::create_dir_all(dir.path().join(path)).unwrap();
+            fs::create_dir_all(dir.path().join("sdb").join(path)).unwrap();
         }
-        fs::write(dir.path().join("sdb1/partition"), "1").unwrap();
-        assert_eq!(holders(dir.path()), ["dm-1", "md0"]);
+        fs::write(dir.path().join("sdb/sdb1/partition"), "1").unwrap();
+        assert_eq!(holders(&dir.path().join("sdb")), ["dm-1", "md0"]);
     }
 
     #[test]

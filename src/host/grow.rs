@@ -65,20 +65,14 @@ pub(super) fn needs_check(target: &BlockDevice, fs: FsType) -> Result<bool, Host
         return Ok(true);
     }
     // Without a readable superblock e2fsck shall say what is wrong.
-    Ok(probe::superblock(target)?.is_none_or(|superblock| !superblock.clean))
+    let (superblock, _) = probe::superblock(target)?;
+    Ok(superblock.is_none_or(|superblock| !superblock.clean))
 }
 
 /// Whether the file system is smaller than its device by more than its format leaves unused.
 pub(super) fn room(target: &BlockDevice) -> Result<Option<u64>, HostError> {
-    let mut file = device::open(target, Open::Read)?;
-    let size = device::size_of(&mut file, target)?;
-    let superblock = probe::superblock(target)?;
-    Ok(superblock.and_then(|sb| {
-        let left = size.saturating_sub(sb.bytes);
-        // An XFS or Btrfs of a mounted disk is ahead of its superblock on the disk: this may then see room where none
-        // is, and the tool finds nothing to do.
-        (left > sb.slack.min(128 << 20)).then_some(left)
-    }))
+    let (superblock, size) = probe::superblock(target)?;
+    Ok(superblock.and_then(|superblock| superblock.room(size)))
 }
 
 /// Grows a mounted file system to its device.

@@ -23,7 +23,7 @@ use super::sysfs::{Checks, Scsi};
 use super::wait::{Backoff, Slot, Slots, bounded, millis};
 use super::{
     BlockDevice, CheckOutcome, Content, DeviceFacts, Finding, FormatPlan, FsStats, Host, HostError,
-    MountEntry, Severity, format, grow, paths, probe,
+    Intact, MountEntry, Mounts, Severity, format, grow, paths, probe,
 };
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
@@ -173,7 +173,7 @@ impl LinuxHost {
 /// Reads the first sector past the page cache.
 fn readable(device: &BlockDevice) -> Result<(), String> {
     let mut file = device::open(device, Open::Read).map_err(|error| error.to_string())?;
-    device::flush(&file, device).map_err(|error| error.to_string())?;
+    device::forget(&file, device).map_err(|error| error.to_string())?;
     let mut sector = [0; 512];
     file.read_exact(&mut sector)
         .map_err(|error| format!("its first sector cannot be read: {error}"))
@@ -208,7 +208,12 @@ impl Host for LinuxHost {
         self.kernel.facts(device)
     }
 
-    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+    fn carries(
+        &self,
+        device: &BlockDevice,
+        fs: FsType,
+        uuid: &FsUuid,
+    ) -> Result<Option<Intact>, HostError> {
         probe::carries(device, fs, uuid)
     }
 
@@ -269,25 +274,24 @@ impl Host for LinuxHost {
     }
 
     fn remove_target(&self, target: &Path) -> Result<(), HostError> {
-        if let Some(entry) = self.table.at(target)? {
+        // The kernel does not remove a mount point of this namespace: it says EBUSY.
+        let removed = paths::remove(target);
+        if let Err(HostError::Io {
+            errno: Some(nix::libc::EBUSY),
+            ..
+        }) = &removed
+            && let Some(entry) = self.table.at(target)?
+        {
             return Err(HostError::Busy {
                 path: target.to_owned(),
                 users: format!("a mount of {}", entry.source),
             });
         }
-        paths::remove(target)
+        removed
     }
 
-    fn mount_at(&self, target: &Path) -> Result<Option<MountEntry>, HostError> {
-        self.table.at(target)
-    }
-
-    fn mounts_of(&self, devno: DevNo) -> Result<Vec<MountEntry>, HostError> {
-        let table = self.table.read()?;
-        Ok(table
-            .into_iter()
-            .filter(|entry| entry.devno == devno)
-            .collect())
+    fn mounts(&self) -> Result<Mounts, HostError> {
+        self.table.mounts()
     }
 
     fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError> {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,11 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use sys_mount::{Mount, MountFlags};
 
 use super::device::{self, Open};
-use super::{BlockDevice, HostError, MountEntry, fault, mountinfo, paths};
+use super::{BlockDevice, HostError, MountEntry, Mounts, fault, paths};
 use crate::domain::capability::FsType;
+
+/// Bytes of a mount table; the kernel allows 100 000 mounts (sysctl fs.mount-max), a row has a few hundred bytes.
+const MOST: u64 = 1 << 30;
 
 /// The mount table of this process's namespace.
 #[derive(Debug, Clone)]
@@ -29,19 +33,26 @@ struct Split {
 impl Table {
     /// All mounts.
     pub(super) fn read(&self) -> Result<Vec<MountEntry>, HostError> {
-        let bytes = self.bytes()?;
-        Ok(numbered(mountinfo::parse(&bytes)))
+        Ok(self.mounts()?.all())
     }
 
     fn bytes(&self) -> Result<Vec<u8>, HostError> {
-        fs::read(&self.path).map_err(|error| fault::io("read", &self.path, &error))
+        // The file tells no size: reading would begin with a few bytes.
+        let mut bytes = Vec::with_capacity(16 << 10);
+        fs::File::open(&self.path)
+            .and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+            .map_err(|error| fault::io("read", &self.path, &error))?;
+        Ok(bytes)
+    }
+
+    /// The table of this moment, to be asked more than once.
+    pub(super) fn mounts(&self) -> Result<Mounts, HostError> {
+        Ok(Mounts::text(self.bytes()?))
     }
 
     /// The topmost mount at exactly this path.
     pub(super) fn at(&self, target: &Path) -> Result<Option<MountEntry>, HostError> {
-        let target = paths::settled(target);
-        let here = numbered(mountinfo::parse_at(&self.bytes()?, &target));
-        Ok(mountinfo::topmost(&here, &target).cloned())
+        Ok(self.mounts()?.at(target))
     }
 
     /// Mounts a file system on a directory.
@@ -154,11 +165,13 @@ impl Table {
     pub(super) fn unmount(&self, target: &Path) -> Result<bool, HostError> {
         let target = paths::settled(target);
         let mut any = false;
-        while mountinfo::topmost(&self.read()?, &target).is_some() {
+        loop {
             match umount2(&target, MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) => any = true,
-                // Somebody else unmounted it between the look and the call.
-                Err(Errno::EINVAL) if mountinfo::topmost(&self.read()?, &target).is_none() => {}
+                // No mount point, says the kernel; the table is the second witness (a locked mount gives EINVAL too).
+                Err(Errno::EINVAL | Errno::ENOENT) if self.at(&target)?.is_none() => {
+                    return Ok(any);
+                }
                 Err(Errno::EBUSY) => {
                     return Err(HostError::Busy {
                         users: self.users(&target)?,
@@ -168,7 +181,6 @@ impl Table {
                 Err(errno) => return Err(fault::sys("unmount", &target, errno)),
             }
         }
-        Ok(any)
     }
 
     /// Who keeps a mount busy: mounts below it, and processes of this PID namespace.
@@ -185,19 +197,6 @@ impl Table {
             users.join(", ")
         })
     }
-}
-
-/// Btrfs shows an anonymous device number; it is replaced by its source's, which is safe: while a device is mounted the
-/// kernel does not give its name or number to another one.
-fn numbered(mut table: Vec<MountEntry>) -> Vec<MountEntry> {
-    for entry in &mut table {
-        if entry.fs_type == "btrfs"
-            && let Some(devno) = device::block_number(Path::new(&entry.source))
-        {
-            entry.devno = devno;
-        }
-    }
-    table
 }
 
 fn bind_call(source: &Path, target: &Path) -> Result<(), HostError> {

@@ -42,6 +42,23 @@ pub fn parse_at(table: &[u8], target: &Path) -> Vec<MountEntry> {
         .collect()
 }
 
+/// Reads the rows of mounts of this device, and those of Btrfs, whose device numbers tell nothing.
+#[must_use]
+pub fn parse_of(table: &[u8], device: DevNo) -> Vec<MountEntry> {
+    let wanted = device.to_string().into_bytes();
+    let maybe = |line: &&[u8]| {
+        let mut fields = line
+            .split(|byte| *byte == b' ')
+            .filter(|field| !field.is_empty());
+        fields.nth(2) == Some(wanted.as_slice()) || line.windows(7).any(|part| part == b" btrfs ")
+    };
+    table
+        .split(|byte| *byte == b'\n')
+        .filter(maybe)
+        .filter_map(parse_line)
+        .collect()
+}
+
 /// Reads one row.
 #[must_use]
 pub fn parse_line(line: &[u8]) -> Option<MountEntry> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,22 @@ use super::{HostError, fault};
 /// The path as mountinfo shows it: symlinks of the parent directories are followed, the last component is not
 /// looked at. A `stat` of the mount point itself may hang when its device is gone; its parents are other mounts.
 pub(super) fn settled(target: &Path) -> PathBuf {
-    let resolved = target.parent().and_then(|parent| {
-        let parent = parent.canonicalize().ok()?;
-        Some(parent.join(target.file_name()?))
-    });
+    let resolved = target
+        .parent()
+        .and_then(|parent| Some(resolve(parent)?.join(target.file_name()?)));
     resolved.unwrap_or_else(|| target.to_owned())
+}
+
+/// A directory's path without symlinks. The kernel is asked for it: three calls, however deep it is.
+fn resolve(directory: &Path) -> Option<PathBuf> {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_PATH | nix::libc::O_DIRECTORY)
+        .open(directory)
+        .ok()?;
+    let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
+    // Renamed or removed meanwhile, or outside this root, it has another form.
+    path.is_absolute().then_some(path)
 }
 
 /// Makes the directory and its parents if missing. Only the kubelet and root look into them: mode 0750.

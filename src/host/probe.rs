@@ -25,7 +25,7 @@ use self::view::View;
 use self::weigh::conclude;
 use super::command::Tools;
 use super::device::{self, Open};
-use super::{BlockDevice, Content, HostError};
+use super::{BlockDevice, Content, HostError, Intact};
 use crate::domain::capability::FsType;
 use crate::domain::id::FsUuid;
 
@@ -62,6 +62,16 @@ pub(super) struct Superblock {
     pub(super) slack: u64,
     /// No check is needed before a mount (XFS and Btrfs look after themselves).
     pub(super) clean: bool,
+}
+
+impl Superblock {
+    /// Bytes of a disk of `size` bytes that the file system could still take, if more than its format leaves unused.
+    pub(super) fn room(&self, size: u64) -> Option<u64> {
+        let left = size.saturating_sub(self.bytes);
+        // An XFS or Btrfs of a mounted disk is ahead of its superblock on the disk: this may then see room where none
+        // is, and the tool finds nothing to do.
+        (left > self.slack.min(128 << 20)).then_some(left)
+    }
 }
 
 /// One thing that was recognised.
@@ -128,25 +138,37 @@ pub(super) fn examine(target: &BlockDevice) -> Result<Sighting, HostError> {
     Ok(look(&mut DirectReader::new(file, size), size))
 }
 
-/// Whether the primary superblock, read past the page cache, is intact and names exactly this file system, and no mark of
-/// an unfinished mkfs is there. A random UUID of 128 bits, asked for by the volume's own id, is witness enough that
-/// the disk is the volume's and holds its data: nothing is decided here that could lead to a format.
-pub(super) fn carries(target: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+/// The file system, if the primary superblock, read past the page cache, is intact and names exactly this one, and no
+/// mark of an unfinished mkfs is there. A random UUID of 128 bits, asked for by the volume's own id, is witness enough
+/// that the disk is the volume's and holds its data: nothing is decided here that could lead to a format.
+pub(super) fn carries(
+    target: &BlockDevice,
+    fs: FsType,
+    uuid: &FsUuid,
+) -> Result<Option<Intact>, HostError> {
     let mut file = device::open(target, Open::Direct)?;
     let size = device::size_of(&mut file, target)?;
     let mut reader = DirectReader::new(file, size);
     let Ok(view) = primary(&mut reader, size) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let ours = match known(&view).as_slice() {
-        [Signature::Known(found)] => found.fs == fs && found.uuid.as_ref() == Some(uuid),
-        _ => false,
+    let found = match known(&view).as_slice() {
+        [Signature::Known(found)] if found.fs == fs && found.uuid.as_ref() == Some(uuid) => {
+            found.clone()
+        }
+        _ => return Ok(None),
     };
-    Ok(ours && mark(&mut reader, size) == Ok(None))
+    // On a file system that was ever mounted a mark does not count (see `weigh`): it need not be looked for.
+    let finished = found.never_mounted == Some(false) || mark(&mut reader, size) == Ok(None);
+    Ok(finished.then(|| Intact {
+        clean: found.clean,
+        full: found.room(size).is_none(),
+    }))
 }
 
-/// The superblock alone, through the page cache: ext keeps the current one of a mounted file system there.
-pub(super) fn superblock(target: &BlockDevice) -> Result<Option<Superblock>, HostError> {
+/// The superblock alone, through the page cache: ext keeps the current one of a mounted file system there. With the
+/// size of the disk.
+pub(super) fn superblock(target: &BlockDevice) -> Result<(Option<Superblock>, u64), HostError> {
     let mut file = device::open(target, Open::Read)?;
     let size = device::size_of(&mut file, target)?;
     let view = match primary(&mut file, size) {
@@ -160,12 +182,13 @@ pub(super) fn superblock(target: &BlockDevice) -> Result<Option<Superblock>, Hos
             });
         }
     };
-    Ok(known(&view)
+    let found = known(&view)
         .into_iter()
         .find_map(|signature| match signature {
             Signature::Known(superblock) => Some(superblock),
             Signature::Foreign { .. } | Signature::Broken { .. } => None,
-        }))
+        });
+    Ok((found, size))
 }
 
 /// The own reader's opinion on `size` bytes, in the port's terms and with a second witness that sees nothing: for

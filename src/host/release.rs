@@ -58,8 +58,7 @@ impl Leave<'_> {
             // No medium: a loop device without a file, a dead disk of size 0. Nothing can be flushed.
             return Ok(());
         }
-        let mut users: Vec<_> = (self.table.read()?.into_iter())
-            .filter(|entry| entry.devno == target.devno)
+        let mut users: Vec<_> = (self.table.mounts()?.of(target.devno).into_iter())
             .map(|entry| format!("a mount on {:?}", entry.target))
             .collect();
         users.extend(device::holders(&directory));

@@ -84,6 +84,44 @@ impl Drop for Slot<'_> {
     }
 }
 
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that have answered and wait for more. One that hangs is not among them.
+static IDLE: Mutex<Vec<mpsc::SyncSender<Work>>> = Mutex::new(Vec::new());
+/// Threads that are kept waiting.
+const SPARE: usize = 4;
+
+/// Gives `work` to an idle thread or to a new one.
+fn give(mut work: Work) -> std::io::Result<()> {
+    loop {
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some(idle) = idle else { break };
+        match idle.send(work) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::SendError(back)) => work = back,
+        }
+    }
+    std::thread::Builder::new()
+        .name("host-bounded".to_owned())
+        .spawn(move || serve(work))
+        .map(drop)
+}
+
+fn serve(first: Work) {
+    let (send, receive) = mpsc::sync_channel::<Work>(1);
+    let mut next = Some(first);
+    while let Some(work) = next {
+        work();
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() >= SPARE {
+            return;
+        }
+        idle.push(send.clone());
+        drop(idle);
+        next = receive.recv().ok();
+    }
+}
+
 /// Runs `work` on a thread of its own and leaves it behind when it has not answered by `deadline`: `statvfs` and
 /// `stat` on a mount whose device is gone may stay in the kernel for ever.
 pub(super) fn bounded<T: Send + 'static>(
@@ -93,13 +131,11 @@ pub(super) fn bounded<T: Send + 'static>(
 ) -> Result<T, HostError> {
     let (send, receive) = mpsc::sync_channel(1);
     let started = Instant::now();
-    let spawned = std::thread::Builder::new()
-        .name("host-bounded".to_owned())
-        .spawn(move || {
-            // Nobody listens any more when the time was up; the result is dropped then.
-            let _ = send.send(work());
-        });
-    if let Err(error) = spawned {
+    let given = give(Box::new(move || {
+        // Nobody listens any more when the time was up; the result is dropped then.
+        let _ = send.send(work());
+    }));
+    if let Err(error) = given {
         return Err(HostError::Io {
             action: "start a thread for",
             path: what.into(),
@@ -132,6 +168,18 @@ mod tests {
         assert!(slots.take(Instant::now()).is_none());
         drop(slot);
         assert!(slots.take(Instant::now()).is_some());
+    }
+
+    #[test]
+    fn a_thread_that_hangs_gets_no_more_work() {
+        let (release, hangs) = mpsc::channel::<()>();
+        let stuck = bounded("x", Instant::now(), move || hangs.recv());
+        assert!(stuck.is_err());
+        let soon = Instant::now() + Duration::from_secs(30);
+        for number in 0..3 * SPARE {
+            assert_eq!(bounded("x", soon, move || number), Ok(number));
+        }
+        drop(release);
     }
 
     #[test]

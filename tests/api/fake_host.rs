@@ -11,7 +11,7 @@ use additional_storage_csi::domain::device::{DevNo, ScsiAddress};
 use additional_storage_csi::domain::id::FsUuid;
 use additional_storage_csi::host::{
     BlockDevice, CheckOutcome, Content, DeviceFacts, Finding, FormatPlan, FsStats, Host, HostError,
-    MountEntry, Usage,
+    Intact, MountEntry, Mounts, Usage,
 };
 
 pub const DEVTMPFS: DevNo = DevNo { major: 0, minor: 5 };
@@ -207,9 +207,21 @@ impl Host for FakeHost {
         self.get().disk(device).map(|disk| disk.facts.clone())
     }
 
-    fn carries(&self, device: &BlockDevice, fs: FsType, uuid: &FsUuid) -> Result<bool, HostError> {
+    fn carries(
+        &self,
+        device: &BlockDevice,
+        fs: FsType,
+        uuid: &FsUuid,
+    ) -> Result<Option<Intact>, HostError> {
         let uuid = Some(uuid.clone());
-        Ok(self.get().disk(device)?.content == Content::Known { fs, uuid })
+        let mut machine = self.get();
+        let disk = machine.disk(device)?;
+        // Never clean: a check is asked for, and counted.
+        let intact = Intact {
+            clean: false,
+            full: disk.fs_size == disk.facts.size,
+        };
+        Ok((disk.content == Content::Known { fs, uuid }).then_some(intact))
     }
 
     fn probe(&self, device: &BlockDevice) -> Result<Content, HostError> {
@@ -330,14 +342,8 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn mount_at(&self, target: &Path) -> Result<Option<MountEntry>, HostError> {
-        Ok(self.get().at(target))
-    }
-
-    fn mounts_of(&self, number: DevNo) -> Result<Vec<MountEntry>, HostError> {
-        let machine = self.get();
-        let mine = machine.mounts.iter().filter(|mount| mount.devno == number);
-        Ok(mine.cloned().collect())
+    fn mounts(&self) -> Result<Mounts, HostError> {
+        Ok(Mounts::of_rows(self.get().mounts.clone()))
     }
 
     fn mounts_below(&self, dir: &Path) -> Result<Vec<MountEntry>, HostError> {

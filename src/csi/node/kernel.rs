@@ -11,7 +11,7 @@ use super::records::{Record, Records};
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
 use crate::domain::id::DiskName;
-use crate::host::{BlockDevice, Host, MountEntry};
+use crate::host::{BlockDevice, Host, MountEntry, Mounts};
 
 /// What the verbs work with; they run on blocking threads.
 #[derive(Debug, Clone)]
@@ -101,12 +101,22 @@ impl Kernel {
 
     /// What is at a staging path.
     pub(crate) fn staged(&self, disk: &DiskName, staging: &Path) -> Result<Staged, NodeError> {
-        if let Some(entry) = self.host.mount_at(staging)? {
+        self.staged_in(&self.host.mounts()?, disk, staging)
+    }
+
+    /// As [`Kernel::staged`], in a table that was read just now.
+    pub(crate) fn staged_in(
+        &self,
+        mounts: &Mounts,
+        disk: &DiskName,
+        staging: &Path,
+    ) -> Result<Staged, NodeError> {
+        if let Some(entry) = mounts.at(staging) {
             let device = self.device_of(&entry)?;
             return Ok(Staged::Mount { entry, device });
         }
         let node = block_node(staging, disk);
-        if let Some(entry) = self.host.mount_at(&node)? {
+        if let Some(entry) = mounts.at(&node) {
             let device = match self.by_number(self.host.block_node_at(&node)?)? {
                 Some(device) if self.reused(disk, &entry, &device)? => None,
                 device => device,
@@ -141,31 +151,32 @@ impl Kernel {
 
     /// Where else the staged volume is mounted or bound: its publish targets. Sub-path mounts of the kubelet have
     /// another root and are not targets.
-    pub(crate) fn targets(&self, staged: &Staged) -> Result<Vec<PathBuf>, NodeError> {
+    pub(crate) fn targets(mounts: &Mounts, staged: &Staged) -> Vec<PathBuf> {
         let (entry, mounts) = match staged {
-            Staged::Nothing | Staged::Mount { device: None, .. } => return Ok(Vec::new()),
+            Staged::Nothing | Staged::Mount { device: None, .. } => return Vec::new(),
             Staged::Mount {
                 entry,
                 device: Some(device),
-            } => (entry, self.host.mounts_of(device.devno)?),
+            } => (entry, mounts.of(device.devno)),
             // All binds of device nodes are mounts of devtmpfs; the bound path tells which node.
-            Staged::Block { entry, .. } => (entry, self.host.mounts_of(entry.devno)?),
+            Staged::Block { entry, .. } => (entry, mounts.of(entry.devno)),
         };
-        Ok(mounts
+        mounts
             .into_iter()
             .filter(|mount| mount.root == entry.root && mount.target != entry.target)
             .map(|mount| mount.target)
-            .collect())
+            .collect()
     }
 
     /// The device of a volume that must be staged.
     pub(crate) fn staged_device(
         &self,
+        mounts: &Mounts,
         disk: &DiskName,
         staging: &Path,
         at: Option<ScsiAddress>,
     ) -> Result<(Staged, BlockDevice), NodeError> {
-        let staged = self.staged(disk, staging)?;
+        let staged = self.staged_in(mounts, disk, staging)?;
         let refuse = |found: String| NodeError::NotStaged {
             volume: disk.to_string(),
             staging: staging.to_owned(),
@@ -209,9 +220,11 @@ impl Kernel {
         let Some(record) = self.current_record(disk)? else {
             return Ok(size);
         };
-        let now = self.host.inspect(device)?.serial;
-        match (&record.serial, &now) {
-            (Some(then), Some(now)) if then != now => Err(NodeError::WrongDisk {
+        let Some(then) = record.serial else {
+            return Ok(size);
+        };
+        match self.host.inspect(device)?.serial {
+            Some(now) if then != now => Err(NodeError::WrongDisk {
                 device: device.path.clone(),
                 volume: disk.to_string(),
                 expected: format!("serial number {then}"),
@@ -298,11 +311,16 @@ impl Kernel {
         )))
     }
 
-    /// Unmounts and looks whether it is true.
-    pub(crate) fn unmount_verified(&self, disk: &DiskName, path: &Path) -> Result<(), NodeError> {
+    /// Unmounts and looks whether it is true; answers the table that says so.
+    pub(crate) fn unmount_verified(
+        &self,
+        disk: &DiskName,
+        path: &Path,
+    ) -> Result<Mounts, NodeError> {
         self.host.unmount(path)?;
-        match self.host.mount_at(path)? {
-            None => Ok(()),
+        let mounts = self.host.mounts()?;
+        match mounts.at(path) {
+            None => Ok(mounts),
             Some(left) => Err(NodeError::InUse {
                 device: PathBuf::from(left.source),
                 volume: disk.to_string(),

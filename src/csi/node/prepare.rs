@@ -16,16 +16,39 @@ use super::kernel::Kernel;
 use super::stage::Proof;
 use crate::domain::capability::FsType;
 use crate::domain::id::FsUuid;
-use crate::host::{BlockDevice, Content, DeviceFacts, FormatPlan};
+use crate::host::{BlockDevice, Content, DeviceFacts, FormatPlan, Intact};
 
-/// Makes sure that `device` carries the file system asked for; tells whether it was made just now.
+/// How a disk came to carry the file system asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It was made just now.
+    Made,
+    /// It was there; its superblock was found intact.
+    Intact(Intact),
+    /// It was there, by two witnesses.
+    Known,
+}
+
+impl Carried {
+    /// Nothing is to be checked before a mount.
+    pub(super) fn clean(self) -> bool {
+        matches!(self, Self::Made | Self::Intact(Intact { clean: true, .. }))
+    }
+
+    /// Nothing is to be grown.
+    pub(super) fn full(self) -> bool {
+        matches!(self, Self::Intact(Intact { full: true, .. }))
+    }
+}
+
+/// Makes sure that `device` carries the file system asked for.
 pub(super) fn content(
     kernel: &Kernel,
     command: &Stage,
     device: &BlockDevice,
     proof: &Proof,
     fs: FsType,
-) -> Result<bool, NodeError> {
+) -> Result<Carried, NodeError> {
     let wrong = |found: String, expected: String, advice| NodeError::WrongContent {
         device: device.path.clone(),
         volume: command.disk.to_string(),
@@ -35,15 +58,15 @@ pub(super) fn content(
     };
     // The usual case, after the first stage: spares reading the ends of the disk and asking blkid.
     if let Some(expected) = &command.fs_uuid
-        && kernel.host.carries(device, fs, expected)?
+        && let Some(intact) = kernel.host.carries(device, fs, expected)?
     {
-        return Ok(false);
+        return Ok(Carried::Intact(intact));
     }
     let ours = command.stamp();
     match kernel.host.probe(device)? {
         Content::Known { fs: found, uuid } if found == fs => {
             identity(command, device, uuid)?;
-            Ok(false)
+            Ok(Carried::Known)
         }
         Content::Known { fs: found, .. } => Err(wrong(
             format!("a file system of type {found}"),
@@ -113,7 +136,7 @@ fn format(
     device: &BlockDevice,
     proof: &Proof,
     fs: FsType,
-) -> Result<bool, NodeError> {
+) -> Result<Carried, NodeError> {
     if command.capability.mode.read_only() {
         return Err(NodeError::WrongContent {
             device: device.path.clone(),
@@ -142,7 +165,7 @@ fn format(
     tracing::info!(device = ?device.path, devno = %device.devno, %fs, uuid = %plan.uuid, "formatting");
     let until = Instant::now() + kernel.config.timeouts.format;
     kernel.host.format(device, &plan, until)?;
-    Ok(true)
+    Ok(Carried::Made)
 }
 
 /// The slot still holds the same disk as when it was proved.

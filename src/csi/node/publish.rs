@@ -7,16 +7,20 @@ use super::command::Publish;
 use super::error::NodeError;
 use super::kernel::{Kernel, Staged, is_file_system, names};
 use crate::domain::capability::{Access, Mode};
-use crate::host::{BlockDevice, MountEntry};
+use crate::host::{BlockDevice, MountEntry, Mounts};
 
 pub(super) fn publish(kernel: &Kernel, command: &Publish) -> Result<(), NodeError> {
-    let (staged, device) = kernel.staged_device(&command.disk, &command.staging, command.at)?;
+    let mounts = kernel.host.mounts()?;
+    let (staged, device) =
+        kernel.staged_device(&mounts, &command.disk, &command.staging, command.at)?;
     kernel.look_anew(&command.disk, &device)?;
     match (&command.capability.access, &staged) {
         (Access::Mount { .. }, Staged::Mount { entry, .. }) => {
-            publish_mount(kernel, command, &staged, entry, &device)
+            publish_mount(kernel, command, &mounts, &staged, entry, &device)
         }
-        (Access::Block, Staged::Block { .. }) => publish_block(kernel, command, &staged, &device),
+        (Access::Block, Staged::Block { .. }) => {
+            publish_block(kernel, command, &mounts, &staged, &device)
+        }
         (Access::Mount { .. }, _) => Err(incompatible(command, "raw block", "a file system")),
         (Access::Block, _) => Err(incompatible(command, "a file system", "raw block")),
     }
@@ -82,13 +86,14 @@ fn words(read_only: bool) -> &'static str {
 fn publish_mount(
     kernel: &Kernel,
     command: &Publish,
+    mounts: &Mounts,
     staged: &Staged,
     staging: &MountEntry,
     device: &BlockDevice,
 ) -> Result<(), NodeError> {
     // A volume staged read-only cannot be written through any bind.
     let wanted = command.read_only || bound_read_only(staging);
-    if let Some(entry) = kernel.host.mount_at(&command.target)? {
+    if let Some(entry) = mounts.at(&command.target) {
         match who(kernel, command, &entry, device)? {
             There::Ours if half_done(staging, &entry, wanted) => {
                 tracing::warn!(target_path = ?command.target, "finishing a read-only bind");
@@ -97,7 +102,7 @@ fn publish_mount(
             There::Dead => clear_dead(kernel, command)?,
         }
     }
-    single_writer(kernel, command, staged)?;
+    single_writer(command, mounts, staged)?;
     kernel
         .host
         .bind(&command.staging, &command.target, wanted)?;
@@ -146,6 +151,7 @@ fn same_way(
 fn publish_block(
     kernel: &Kernel,
     command: &Publish,
+    mounts: &Mounts,
     staged: &Staged,
     device: &BlockDevice,
 ) -> Result<(), NodeError> {
@@ -154,13 +160,13 @@ fn publish_block(
             volume: command.disk.to_string(),
         });
     }
-    if let Some(entry) = kernel.host.mount_at(&command.target)? {
+    if let Some(entry) = mounts.at(&command.target) {
         match who(kernel, command, &entry, device)? {
             There::Ours => return Ok(()),
             There::Dead => clear_dead(kernel, command)?,
         }
     }
-    single_writer(kernel, command, staged)?;
+    single_writer(command, mounts, staged)?;
     kernel.host.bind_device(device, &command.target)?;
     if kernel.host.block_node_at(&command.target)? == Some(device.devno) {
         return Ok(());
@@ -174,16 +180,19 @@ fn publish_block(
 
 fn clear_dead(kernel: &Kernel, command: &Publish) -> Result<(), NodeError> {
     tracing::warn!(target_path = ?command.target, "clearing a mount whose device is gone");
-    kernel.unmount_verified(&command.disk, &command.target)
+    kernel
+        .unmount_verified(&command.disk, &command.target)
+        .map(drop)
 }
 
 /// ReadWriteOncePod: one target at a time (CSI specification, SINGLE_NODE_SINGLE_WRITER).
-fn single_writer(kernel: &Kernel, command: &Publish, staged: &Staged) -> Result<(), NodeError> {
+fn single_writer(command: &Publish, mounts: &Mounts, staged: &Staged) -> Result<(), NodeError> {
     if command.capability.mode != Mode::SingleNodeSingleWriter {
         return Ok(());
     }
-    // The caller has seen that nothing of this volume is at the target itself.
-    let others = kernel.targets(staged)?;
+    // What is at the target itself is of no account: it was cleared, or this call finishes it.
+    let mut others = Kernel::targets(mounts, staged);
+    others.retain(|target| *target != command.target);
     if others.is_empty() {
         return Ok(());
     }

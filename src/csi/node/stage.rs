@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::command::Stage;
 use super::error::NodeError;
 use super::kernel::{Kernel, Staged, block_node, is_file_system};
-use super::prepare;
+use super::prepare::{self, Carried};
 use super::records::Record;
 use crate::domain::capability::{Access, FsType};
 use crate::host::{BlockDevice, CheckOutcome, DeviceFacts, HostError};
@@ -190,9 +190,12 @@ fn stage_mount(
 ) -> Result<(), NodeError> {
     let limit = kernel.config.timeouts.format;
     let read_only = command.capability.mode.read_only();
-    let made = prepare::content(kernel, command, device, proof, fs)?;
-    if !made && !read_only && !proof.mounted {
+    let carried = prepare::content(kernel, command, device, proof, fs)?;
+    let quiet = !read_only && !proof.mounted;
+    if quiet && !carried.clean() {
         check(kernel, command, device, fs)?;
+    }
+    if quiet && !carried.full() && carried != Carried::Made {
         kernel
             .host
             .grow_unmounted(device, fs, Instant::now() + limit)?;
@@ -203,9 +206,9 @@ fn stage_mount(
         options.push("ro".to_owned());
     }
     kernel.host.mount(device, &command.staging, fs, &options)?;
-    let protected = options.iter().any(|option| option == "ro");
+    let done = carried.full() || options.iter().any(|option| option == "ro");
     let grown =
-        verify(kernel, command, device).and_then(|()| grow(kernel, command, device, fs, protected));
+        verify(kernel, command, device).and_then(|()| grow(kernel, command, device, fs, done));
     if grown.is_err() {
         kernel.unmount_verified(&command.disk, &command.staging)?;
     }
@@ -219,9 +222,9 @@ fn grow(
     command: &Stage,
     device: &BlockDevice,
     fs: FsType,
-    protected: bool,
+    done: bool,
 ) -> Result<(), NodeError> {
-    if protected || !matches!(fs, FsType::Xfs | FsType::Btrfs) {
+    if done || !matches!(fs, FsType::Xfs | FsType::Btrfs) {
         return Ok(());
     }
     let until = Instant::now() + kernel.config.timeouts.format;
@@ -247,7 +250,8 @@ fn check(
 
 /// The kernel shows this device at the staging path.
 fn verify(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
-    let (_, there) = kernel.staged_device(&command.disk, &command.staging, None)?;
+    let mounts = kernel.host.mounts()?;
+    let (_, there) = kernel.staged_device(&mounts, &command.disk, &command.staging, None)?;
     if there.devno == device.devno {
         return Ok(());
     }

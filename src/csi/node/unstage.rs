@@ -11,11 +11,12 @@ use super::error::NodeError;
 use super::kernel::{Kernel, Staged, block_node, names};
 use super::records::Record;
 use crate::domain::id::DiskName;
-use crate::host::{BlockDevice, Content};
+use crate::host::{BlockDevice, Content, Mounts};
 
 pub(super) fn unstage(kernel: &Kernel, command: &Clear) -> Result<(), NodeError> {
-    let staged = kernel.staged(&command.disk, &command.path)?;
-    let targets = kernel.targets(&staged)?;
+    let mut mounts = kernel.host.mounts()?;
+    let staged = kernel.staged_in(&mounts, &command.disk, &command.path)?;
+    let targets = Kernel::targets(&mounts, &staged);
     if !targets.is_empty() {
         return Err(NodeError::StillPublished {
             volume: command.disk.to_string(),
@@ -29,23 +30,27 @@ pub(super) fn unstage(kernel: &Kernel, command: &Clear) -> Result<(), NodeError>
     };
     match &staged {
         Staged::Nothing => {}
-        Staged::Mount { .. } => kernel.unmount_verified(&command.disk, &command.path)?,
-        Staged::Block { node, .. } => kernel.unmount_verified(&command.disk, node)?,
+        Staged::Mount { .. } => mounts = kernel.unmount_verified(&command.disk, &command.path)?,
+        Staged::Block { node, .. } => mounts = kernel.unmount_verified(&command.disk, node)?,
     }
     // Also after a crash between creating the file and binding the node.
     kernel
         .host
         .remove_target(&block_node(&command.path, &command.disk))?;
     if let Some(device) = device {
-        release(kernel, &command.disk, &device)?;
+        release(kernel, &mounts, &command.disk, &device)?;
     }
     kernel.records.remove(&command.disk)
 }
 
-fn release(kernel: &Kernel, disk: &DiskName, device: &BlockDevice) -> Result<(), NodeError> {
-    let left: Vec<PathBuf> = kernel
-        .host
-        .mounts_of(device.devno)?
+fn release(
+    kernel: &Kernel,
+    mounts: &Mounts,
+    disk: &DiskName,
+    device: &BlockDevice,
+) -> Result<(), NodeError> {
+    let left: Vec<PathBuf> = mounts
+        .of(device.devno)
         .into_iter()
         .map(|mount| mount.target)
         .collect();

@@ -26,7 +26,7 @@ impl DirectReader {
             file,
             size,
             at: 0,
-            buffer: vec![0; WINDOW + ALIGN],
+            buffer: Vec::new(),
         }
     }
 }
@@ -45,6 +45,9 @@ impl Read for DirectReader {
             .next_multiple_of(ALIGN)
             .min(WINDOW)
             .min(to_end);
+        if self.buffer.len() < length + ALIGN {
+            self.buffer.resize(length + ALIGN, 0);
+        }
         let aligned = self.buffer.as_ptr().align_offset(ALIGN);
         let window = &mut self.buffer[aligned..aligned + length];
         let got = self.file.read_at(window, start)?;
