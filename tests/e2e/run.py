@@ -180,7 +180,7 @@ class Suite:
         def left() -> list[str]:
             disks = list(world.cloud.state()["disks"])
             volumes = [pv["metadata"]["name"] for pv in world.api.list("PersistentVolume")]
-            links = [str(link) for node in world.cluster.nodes for link in (world.cluster.devices / node.name).iterdir()]
+            links = [str(link) for link in world.cluster.devices.glob("*/*")]
             return disks + volumes + links
         try:
             wait("no disk, PV or device left", lambda: not left(), 120)

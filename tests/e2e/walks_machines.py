@@ -43,6 +43,14 @@ def on_real_scsi_fourteen_disks_serve_one_pod_and_leave_no_device(world: World) 
     handles = [world.handle(name) for name in names]
     world.api.delete("Pod", "full", world.space)
     wait("all disks detached", lambda: not any((world.cloud.disk(h) or {}).get("attachment") for h in handles), 120)
+    world.gone("Pod", "full")
+    host = {"name": "sys", "hostPath": {"path": "/sys", "type": "Directory"}}
+    spec = world.spec(node="node2") | {"volumes": [host]}
+    spec["containers"][0]["volumeMounts"] = [{"name": "sys", "mountPath": "/host/sys", "readOnly": True}]
+    world.apply({"kind": "Pod", "metadata": {"name": "looks", "labels": {"app": "looks"}}, "spec": spec})
+    world.running("looks")
+    left = world.exec("looks", "ls /host/sys/class/scsi_disk /host/sys/class/scsi_device").split()
+    expect(not [name for name in left if not name.endswith(":")], f"SCSI devices are left on node2: {left}")
 
 
 @walk(MACHINES)
