@@ -17,14 +17,14 @@ suite() {
   "$@" 2>&1 | tee "$logs/$name.log" || status=$?
   case $name in
     tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log")$(sed -n 's/^\(crash\|storm\): [0-9].*/; &/p' "$logs/$name.log" | tr -d '\n') ;;
-    scsi | e2e) detail=$(tail -n 1 "$logs/$name.log") ;;
+    scsi | e2e | e2e-vm | quickstart) detail=$(tail -n 1 "$logs/$name.log") ;;
     deploy) detail=$(sed -n 's/^Ran \([0-9]* tests\).*/\1/p' "$logs/$name.log") ;;
     sanity) detail=$(awk '/^csi-sanity v/ {on = 1; next} on && / passed, / {sub(/^ +/, ""); printf "%s%s", s, $0; s = "; "}' "$logs/$name.log") ;;
   esac
   if [ "$status" = 0 ]; then
-    summary+=("$(printf 'ok    %-8s %5d s  %s' "$name" $((SECONDS - begin)) "$detail")")
+    summary+=("$(printf 'ok    %-10s %5d s  %s' "$name" $((SECONDS - begin)) "$detail")")
   else
-    summary+=("$(printf 'FAIL  %-8s %5d s  %s (log: %s)' "$name" $((SECONDS - begin)) "$detail" "$logs/$name.log")")
+    summary+=("$(printf 'FAIL  %-10s %5d s  %s (log: %s)' "$name" $((SECONDS - begin)) "$detail" "$logs/$name.log")")
     failed=1
   fi
 }
@@ -65,6 +65,13 @@ else
 fi
 if [ $live = yes ]; then
   suite e2e make --no-print-directory e2e
+  suite quickstart make --no-print-directory quickstart
+  # On emulated machines, which nothing hurries: not when this run has been slow already (the whole has 90 minutes).
+  if [ "$(uname -m)" = x86_64 ] && [ $((SECONDS - started)) -lt 3900 ]; then
+    suite e2e-vm make --no-print-directory e2e-vm
+  else
+    left_out+=("e2e-vm: 65 minutes have passed; run \`make e2e-vm\`")
+  fi
 else
   left_out+=("e2e: a live Kubernetes needs root, loop devices and Go")
 fi
