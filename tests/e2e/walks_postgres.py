@@ -127,7 +127,7 @@ def postgresql_keeps_every_committed_row_through_kills_scaling_and_growth(world:
            and time.monotonic() < end):
         writer.burst(200)
     has(world, f"data-{writer.pod}", "150Gi")
-    grown = int(world.exec(writer.pod, "df -k /data | tail -n 1").split()[1])
+    grown = int(world.exec(writer.pod, "df -k /data").splitlines()[-1].split()[1])
     expect(grown > 190 << 20, f"{writer.pod} sees {grown} KiB")
     expect(load.wait(patiently(90)) == 0, "pgbench failed while its volume grew")
 
