@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::domain::disk::Disk;
 use crate::domain::id::VmName;
-use crate::domain::journal::Phase;
+use crate::domain::journal::{self, Phase};
 use crate::kube::{Attachment, PersistentVolume};
 
 /// What is wrong. The names are stable: scripts may look for them.
@@ -115,11 +115,8 @@ pub fn compare(
     for disk in disks {
         let name = disk.name.as_str();
         let volumes = by_handle.get(name).map_or(&[][..], Vec::as_slice);
-        match disk.phase() {
-            Phase::New if volumes.is_empty() => find(Kind::HalfMade, name, about_disk(disk)),
-            Phase::Published if volumes.is_empty() => find(Kind::Orphan, name, about_disk(disk)),
-            Phase::Growing => find(Kind::Lent, name, about_disk(disk)),
-            Phase::New | Phase::Published | Phase::Foreign => {}
+        if let Some(kind) = by_phase(disk.phase(), volumes.is_empty()) {
+            find(kind, name, about_disk(disk));
         }
         if volumes.is_empty() {
             continue;
@@ -145,19 +142,27 @@ pub fn compare(
     found
 }
 
+/// What the phase of a disk alone tells; `unnamed`: no PersistentVolume names it.
+fn by_phase(phase: Phase, unnamed: bool) -> Option<Kind> {
+    match phase {
+        Phase::New if unnamed => Some(Kind::HalfMade),
+        Phase::Published | Phase::Free if unnamed => Some(Kind::Orphan),
+        Phase::Growing => Some(Kind::Lent),
+        Phase::New | Phase::Published | Phase::Free | Phase::Foreign => None,
+    }
+}
+
 /// Disks whose journals name the same claim.
 fn twins(disks: &[Disk]) -> Vec<&Disk> {
-    let mut by_claim: BTreeMap<&str, Vec<&Disk>> = BTreeMap::new();
-    let ours = disks
-        .iter()
-        .filter(|disk| matches!(disk.phase(), Phase::New | Phase::Published));
-    for disk in ours {
-        let claim = disk.description.get(4..).unwrap_or_default();
-        by_claim.entry(claim).or_default().push(disk);
+    let mut by_claim: BTreeMap<String, Vec<&Disk>> = BTreeMap::new();
+    for disk in disks {
+        if let Some(claim) = journal::publish(&disk.description) {
+            by_claim.entry(claim).or_default().push(disk);
+        }
     }
     let several = by_claim
         .into_iter()
-        .filter(|(claim, disks)| !claim.is_empty() && disks.len() > 1);
+        .filter(|(claim, disks)| claim.len() > 4 && disks.len() > 1);
     several.flat_map(|(_, disks)| disks).collect()
 }
 

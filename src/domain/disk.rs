@@ -97,6 +97,15 @@ impl Disk {
         self.phase() == Phase::Growing && self.is_ours()
     }
 
+    /// Whether the disk is attached to a VM that neither a publish nor the journal's lending explains: a publish on its
+    /// way, which has yet to write the journal, or a lending whose mark was written over. Nobody has been told that
+    /// the disk is published.
+    #[must_use]
+    pub fn is_stray(&self) -> bool {
+        let unexplained = matches!(self.phase(), Phase::Growing | Phase::Free);
+        unexplained && self.holder().is_some() && !self.is_ours()
+    }
+
     /// The VM that holds the disk in any attachment state.
     #[must_use]
     pub fn holder(&self) -> Option<&VmName> {

@@ -11,6 +11,8 @@ use super::id::VmName;
 pub const DESCRIPTION_MAX: usize = 40;
 /// Digits that tell the VM that a disk is lent to from others.
 const MARK: usize = 4;
+/// In place of these digits: lent to nobody. No hexadecimal number, so no VM's mark.
+const FREE: &str = "free";
 
 /// Where a disk is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +24,10 @@ pub enum Phase {
     /// `grw-`: a detached disk that is lent to an anchor VM to be grown. The description names the anchor
     /// ([`lent_to`]): the driver may detach the disk from there, and from nowhere else.
     Growing,
+    /// `pvc-` with the mark `free`: lent to nobody, and not found attached by a publish since. What is written while
+    /// the disk is detached, where nothing keeps others from lending it at the same time: were it `pvc-` alone, a late
+    /// write could make a lending look like a publication.
+    Free,
     /// Anything else: a disk that a person made and imported. Only ControllerUnpublish may detach it; it is
     /// never re-described and never grown while detached.
     Foreign,
@@ -33,6 +39,7 @@ impl Phase {
     pub fn of(description: &str) -> Self {
         match description.as_bytes() {
             [b'n', b'e', b'w', b'-', ..] => Self::New,
+            [b'p', b'v', b'c', b'-', rest @ ..] if is_free(rest) => Self::Free,
             [b'p', b'v', b'c', b'-', ..] => Self::Published,
             [b'g', b'r', b'w', b'-', ..] => Self::Growing,
             _ => Self::Foreign,
@@ -42,7 +49,7 @@ impl Phase {
     fn prefix(self) -> &'static str {
         match self {
             Self::New => "new-",
-            Self::Published => "pvc-",
+            Self::Published | Self::Free => "pvc-",
             Self::Growing => "grw-",
             Self::Foreign => "",
         }
@@ -65,7 +72,12 @@ pub fn describe(phase: Phase, csi_name: &str) -> String {
         })
         .collect();
     let room = DESCRIPTION_MAX - phase.prefix().len();
-    let tail: String = clean[clean.len().saturating_sub(room)..].iter().collect();
+    let mut tail: String = clean[clean.len().saturating_sub(room)..].iter().collect();
+    if is_free(tail.as_bytes()) {
+        // Not the mark: the end of a name that happens to read like it.
+        tail.truncate(tail.len() - 1);
+        tail.push('-');
+    }
     format!("{}{}", phase.prefix(), tail)
 }
 
@@ -83,14 +95,25 @@ pub fn publish(description: &str) -> Option<String> {
 #[must_use]
 pub fn lend(description: &str, vm: &VmName) -> Option<String> {
     let (claim, _) = split(description)?;
+    Some(marked(Phase::Growing, &claim, &mark(vm)))
+}
+
+/// The same description in phase [`Phase::Free`]; `None` for a foreign disk.
+#[must_use]
+pub fn free(description: &str) -> Option<String> {
+    let (claim, _) = split(description)?;
+    Some(marked(Phase::Free, &claim, FREE))
+}
+
+fn marked(phase: Phase, claim: &str, mark: &str) -> String {
     let digits: String = claim.chars().filter(|c| *c != '-').collect();
-    let (prefix, mark) = (Phase::Growing.prefix(), mark(vm));
+    let prefix = phase.prefix();
     if digits.len() == 32 && is_hex(&digits) && hyphenate(&digits) == claim {
-        return Some(format!("{prefix}{digits}{mark}"));
+        return format!("{prefix}{digits}{mark}");
     }
     let room = DESCRIPTION_MAX - prefix.len() - 1 - MARK;
     let kept: String = claim.chars().take(room).collect();
-    Some(format!("{prefix}{kept}_{mark}"))
+    format!("{prefix}{kept}_{mark}")
 }
 
 /// Whether the description says that an attachment to `vm` is a lending. Without a mark it says so of any VM.
@@ -110,16 +133,21 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// Whether what follows `pvc-` ends with the mark for nobody.
+fn is_free(rest: &[u8]) -> bool {
+    rest.strip_suffix(FREE.as_bytes()).is_some_and(|claim| {
+        claim.ends_with(b"_") || claim.len() == 32 && claim.iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
 /// The claim, as the other phases write it, and the mark of the VM that the disk is lent to.
 fn split(description: &str) -> Option<(String, Option<&str>)> {
     let phase = Phase::of(description);
     let rest = description.get(4..).filter(|_| phase != Phase::Foreign)?;
-    let marked = rest
-        .len()
-        .checked_sub(MARK)
-        .filter(|_| phase == Phase::Growing);
+    let at = rest.len().checked_sub(MARK);
+    let marked = at.filter(|_| matches!(phase, Phase::Growing | Phase::Free));
     if let Some((claim, mark)) = marked.and_then(|at| rest.split_at_checked(at))
-        && is_hex(mark)
+        && (is_hex(mark) || phase == Phase::Free)
     {
         if claim.len() == 32 && is_hex(claim) {
             return Some((hyphenate(claim), Some(mark)));
@@ -150,6 +178,7 @@ impl fmt::Display for Phase {
             Self::New => "new",
             Self::Published => "published",
             Self::Growing => "growing",
+            Self::Free => "free",
             Self::Foreign => "foreign",
         })
     }
@@ -201,6 +230,28 @@ mod tests {
         let unmarked = format!("grw-{uuid}");
         assert!(lent_to(&unmarked, &anchor) && lent_to(&unmarked, &other));
         assert_eq!(publish(&unmarked), Some(format!("pvc-{uuid}")));
+    }
+
+    #[test]
+    fn a_free_disk_is_lent_to_nobody_and_gets_its_description_back() {
+        let vm = VmName::parse("node1").unwrap();
+        let uuid = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+        for name in [uuid, "sanity-expand-1", "", "a_free", "a_b_c"] {
+            let born = describe(Phase::New, name);
+            let published = describe(Phase::Published, name);
+            assert_eq!(Phase::of(&published), Phase::Published, "{published}");
+            for before in [&born, &published, &lend(&published, &vm).unwrap()] {
+                let free = free(before).unwrap();
+                assert_eq!(Phase::of(&free), Phase::Free, "{free}");
+                assert!(free.len() <= DESCRIPTION_MAX && !lent_to(&free, &vm));
+                assert_eq!(publish(&free).unwrap(), published);
+                assert_eq!(lend(&free, &vm), lend(before, &vm));
+                assert_eq!(super::free(&free).unwrap(), free);
+            }
+        }
+        let full = free(&describe(Phase::New, uuid)).unwrap();
+        assert_eq!(full, "pvc-0a1b2c3d4e5f60718293a4b5c6d7e8f9free");
+        assert_eq!(free("made by hand"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::disk::Accounting;
 use super::id::{DISK_NAME_MAX, DiskName, VmName};
-use super::journal::{DESCRIPTION_MAX, Phase, describe, lend, lent_to, publish};
+use super::journal::{DESCRIPTION_MAX, Phase, describe, free, lend, lent_to, publish};
 use super::params::{ClassParams, DiskType, TYPES, parse_mutable};
 use super::size::{CapacityRange, DiskSize, GIB, MAX_GIB, STEP_GIB, SizeError};
 
@@ -168,10 +168,12 @@ proptest! {
         let published = publish(&born).unwrap();
         let lent = lend(&published, &vm).unwrap();
         let back = publish(&lent).unwrap();
+        let unlent = free(&lent).unwrap();
         for (text, phase) in [
             (&born, Phase::New),
             (&published, Phase::Published),
             (&lent, Phase::Growing),
+            (&unlent, Phase::Free),
             (&back, Phase::Published),
         ] {
             prop_assert!(text.is_ascii() && text.len() <= DESCRIPTION_MAX, "{text}");
@@ -188,6 +190,7 @@ proptest! {
         let vm = VmName::parse(&vm).unwrap();
         let before = describe(Phase::Published, &format!("pvc-{}", uuid(id)));
         let lent = lend(&before, &vm).unwrap();
+        prop_assert_eq!(publish(&free(&lent).unwrap()), Some(before.clone()));
         prop_assert_eq!(publish(&lent), Some(before));
     }
 

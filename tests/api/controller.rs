@@ -37,7 +37,8 @@ async fn a_pod_on_another_node_than_selected_gets_the_disk_moved() {
             "CreateVolume node1",
             "DetachVolume node1",
             "ModifyVolumeAttribute",
-            "AttachVolume node2"
+            "AttachVolume node2",
+            "ModifyVolumeAttribute"
         ]
     );
     // Published once, it is nobody's but Unpublish's.

@@ -54,8 +54,9 @@ async fn a_detached_disk_grows_on_an_anchor_and_comes_back_detached() {
     assert_eq!(rig.expand(DISK, 200, 200).await.unwrap(), 200);
     let disk = rig.disk(DISK).unwrap();
     assert_eq!((disk.size, disk.attachment), (200, None));
-    assert_eq!(disk.description, PUBLISHED);
+    assert_eq!(disk.description, format!("pvc-{DISK}free"));
     rig.publish(DISK, "node1").await.unwrap();
+    assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED);
 }
 
 #[tokio::test]
@@ -70,7 +71,10 @@ async fn a_growth_that_was_cut_is_finished_or_taken_over_by_whoever_comes_next()
         };
         put();
         assert_eq!(rig.expand(DISK, 200, 0).await.unwrap(), 200);
-        assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED);
+        assert_eq!(
+            rig.disk(DISK).unwrap().description,
+            format!("pvc-{DISK}free")
+        );
         assert_eq!(rig.holder(DISK), None);
         rig.delete(DISK).await.unwrap();
         put();

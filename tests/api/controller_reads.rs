@@ -21,7 +21,14 @@ async fn a_disk_of_the_go_driver_is_published_grown_unpublished_and_deleted_with
     assert_eq!(rig.expand(GO_DISK, 200, 0).await.unwrap(), 200);
     rig.unpublish(GO_DISK, "node1").await.unwrap();
     assert_eq!(rig.expand(GO_DISK, 300, 0).await.unwrap(), 300);
+    assert_eq!(
+        rig.disk(GO_DISK).unwrap().description,
+        format!("pvc-{DISK}free"),
+        "the claim, without its hyphens"
+    );
+    rig.publish(GO_DISK, "node1").await.unwrap();
     assert_eq!(rig.disk(GO_DISK).unwrap().description, PUBLISHED);
+    rig.unpublish(GO_DISK, "node1").await.unwrap();
     rig.delete(GO_DISK).await.unwrap();
     assert!(rig.disk(GO_DISK).is_none());
 }

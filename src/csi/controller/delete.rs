@@ -9,12 +9,20 @@ use crate::fleet::Operation;
 /// Deletes the disk and waits until the cloud does not know it any more. Gone already is success.
 pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
     let mut tries = Tries::new(name);
+    let mut doubted = false;
+    // Nobody deletes what is published; what is left without an explanation goes with the disk.
+    let unused = |disk: &Disk| disk.is_ours() || disk.is_stray();
     loop {
         let Some(disk) = kernel.settled(name).await? else {
             return Ok(());
         };
+        if disk.is_stray() && !doubted {
+            doubted = true;
+            kernel.doubt().await;
+            continue;
+        }
         if let Some(vm) = disk.holder().cloned() {
-            match kernel.detach(name, &vm, None, Disk::is_ours).await? {
+            match kernel.detach(name, &vm, None, unused).await? {
                 Detached::NoDisk => return Ok(()),
                 Detached::Free => {}
                 Detached::Kept(disk) => return Err(in_use(&disk)),
@@ -31,7 +39,7 @@ pub(super) async fn delete(kernel: &Kernel, name: &DiskName) -> Outcome<()> {
             Sent::Again(why) => tries.count(why)?,
             Sent::Refused(error) => match kernel.settled(name).await? {
                 // Lent in between by somebody who is growing it.
-                Some(disk) if disk.is_ours() => tries.count(Some(error))?,
+                Some(disk) if unused(&disk) => tries.count(Some(error))?,
                 Some(disk) if disk.holder().is_some() => return Err(in_use(&disk)),
                 Some(_) => return Err(refused(name, error)),
                 None => return Ok(()),

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! attached:  read -> smaller? -> ExtendVolumeSize (+100) -> wait -> read ...
-//! detached:  journal grw-, naming an anchor -> attach to it -> as above -> detach -> journal pvc-
+//! detached:  journal grw-, naming an anchor -> attach to it -> as above -> detach -> journal pvc-, naming nobody
 //! ```
 //!
 //! The journal cannot be written on condition, but an attachment can: the API refuses a second one. So the lending is what
 //! both say together: `grw-` with the mark of the VM that holds the disk. Whoever publishes the disk elsewhere at the same
-//! time either comes first, and then this is no lending, or is refused, and then waits.
+//! time either comes first, and then this is no lending, or is refused, and then waits. A mark that another controller
+//! has written over meanwhile is written again as soon as the disk is attached: from there on nobody writes another one,
+//! and a publish that finds the disk there, without having attached it, waits before it takes the disk for its own.
 //!
 //! ExtendVolumeSize takes no target, so each step is decided by a read that comes right before it. Whatever reply is
 //! lost, the disk never grows past the wanted size.
@@ -155,11 +157,16 @@ async fn lend(
     match kernel.sort(sent).await {
         Sent::Accepted => {
             lending.anchor = Some(vm.clone());
-            kernel
+            let to = vm.clone();
+            let there = kernel
                 .wait(name, Operation::Attach, move |disk| {
-                    disk.is_none_or(|disk| disk.is_attached_to(&vm))
+                    disk.is_none_or(|disk| disk.is_attached_to(&to))
                 })
                 .await?;
+            if let Some(disk) = there.filter(Disk::is_stray) {
+                let again = journal::lend(&disk.description, &vm);
+                kernel.journal(&disk, again).await?;
+            }
             Ok(())
         }
         Sent::Again(why) => {
@@ -173,7 +180,7 @@ async fn lend(
     }
 }
 
-/// Ends a lending: detached, journal `pvc-`. `false`: the disk must be looked at again.
+/// Ends a lending: detached, journal `pvc-` with the mark for nobody. `false`: the disk must be looked at again.
 async fn give_back(kernel: &Kernel, disk: &Disk, lending: &mut Lending) -> Outcome<bool> {
     if disk.phase() != Phase::Growing {
         return Ok(true);
@@ -205,7 +212,7 @@ async fn give_back(kernel: &Kernel, disk: &Disk, lending: &mut Lending) -> Outco
     match kernel.find(&disk.name).await? {
         Some(now) if now.phase() == Phase::Growing && now.is_detached() => {
             kernel
-                .journal(&now, journal::publish(&now.description))
+                .journal(&now, journal::free(&now.description))
                 .await?;
             Ok(true)
         }

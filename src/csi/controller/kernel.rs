@@ -207,7 +207,8 @@ impl Kernel {
         let lending = Phase::of(&text) == Phase::Growing;
         let read = async || {
             let now = self.find(name).await?.ok_or_else(|| no_disk(name))?;
-            match now.holder().filter(|_| lending) {
+            let moved = lending && now.holder() != disk.holder();
+            match now.holder().filter(|_| moved) {
                 // Published meanwhile: what is written now would say that it is lent.
                 Some(vm) => Err(ControllerError::Moved {
                     disk: name.to_string(),

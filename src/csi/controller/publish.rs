@@ -3,15 +3,17 @@
 //! ```text
 //! attached there, pvc-       -> its slot
 //! attached there, new-       -> journal pvc- -> its slot                      (born on the selected node: no attach)
-//! attached elsewhere, new-   -> detach -> journal pvc- -> attach -> its slot
-//! available                  -> journal pvc- -> attach -> its slot
+//! attached elsewhere, new-   -> detach -> as available
+//! available                  -> (new-: journal pvc-, lent to nobody) -> attach -> journal pvc- -> its slot
 //! lent to an anchor, grw-    -> wait for the end of the growth, else detach -> as available
+//! attached, not explained    -> give others time to explain it; then journal pvc- if it is here, else detach
 //! attached elsewhere, pvc-   -> refused
 //! ```
 //!
-//! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod. A growth
-//! that begins at the same time may write `grw-` over it, but names its own anchor with it: on any other VM the disk
-//! still counts as published, and the read after the attachment puts the journal right.
+//! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod; and it is
+//! written only while the disk is attached where it is wanted, so that a late write never makes a lending look like a
+//! publication. A growth that begins at the same time may write `grw-` over it, but names its own anchor with it: on any
+//! other VM the disk still counts as published, and the read after the attachment puts the journal right.
 
 use std::collections::HashMap;
 
@@ -39,13 +41,16 @@ pub(super) async fn publish(
     let mut tries = Tries::new(name);
     // Whether it was this call that attached the disk, so that it is not lent there whatever the journal says.
     let mut attached = false;
-    let mut patience = Some(Instant::now() + kernel.config.lend_patience);
+    let mut patience = Patience {
+        growth: Some(Instant::now() + kernel.config.lend_patience),
+        doubted: false,
+    };
     loop {
         // From the start, so that all who publish on this VM at once share one read of its slots; but not during
         // anything slow, which the others would wait for.
         let mut expected = Some(kernel.fleet.expect_slot(vm));
         let mut disk = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
-        if !disk.is_attached_to(vm) || disk.is_lent() {
+        if !disk.is_attached_to(vm) || disk.is_lent() || disk.is_stray() {
             expected = None;
         }
         if !disk.is_settled() {
@@ -54,27 +59,25 @@ pub(super) async fn publish(
         let phase = disk.phase();
         attached &= disk.holder() == Some(vm);
         let lent = disk.is_lent() && !attached;
-        let growing = phase == Phase::Growing && (lent || disk.holder().is_none());
-        if growing && let Some(until) = patience.take() {
-            grown(kernel, &disk, until).await?;
+        if !attached && patience.waits(kernel, &disk).await? {
             continue;
         }
         match disk.holder() {
             Some(holder) if holder == vm && !lent => {
                 expected.get_or_insert_with(|| kernel.fleet.expect_slot(vm));
-                if matches!(phase, Phase::New | Phase::Growing) {
+                if phase != Phase::Published {
                     kernel.journal(&disk, publish_text(&disk)).await?;
                 }
-                if phase == Phase::Growing {
+                if phase == Phase::Growing || phase == Phase::Free && !attached {
                     // Somebody wrote that while this disk was on its way here: is it still here?
                     continue;
                 }
                 return context(kernel, &disk, vm).await;
             }
-            Some(holder) if disk.is_ours() => {
+            Some(holder) if unused(&disk) => {
                 // Before the disk leaves a place where it can stay.
                 fits(&disk, vm, kernel.vm(vm).await?.as_ref())?;
-                let detached = kernel.detach(name, holder, None, Disk::is_ours).await?;
+                let detached = kernel.detach(name, holder, None, unused).await?;
                 if let Detached::Kept(disk) = detached {
                     return Err(elsewhere(&disk, vm));
                 }
@@ -82,12 +85,42 @@ pub(super) async fn publish(
             Some(_) => return Err(elsewhere(&disk, vm)),
             None => {
                 if disk.would_be_ours_on(vm) {
-                    kernel.journal(&disk, publish_text(&disk)).await?;
+                    let unlent = journal::free(&disk.description);
+                    kernel.journal(&disk, unlent).await?;
                 }
                 attached = attach(kernel, &disk, vm, &mut tries).await?;
             }
         }
     }
+}
+
+/// How long others get to finish what they do with the disk.
+struct Patience {
+    growth: Option<Instant>,
+    doubted: bool,
+}
+
+impl Patience {
+    /// Waits if somebody else may be at work, and it has not been waited for; the disk must then be read again.
+    async fn waits(&mut self, kernel: &Kernel, disk: &Disk) -> Outcome<bool> {
+        let growing = disk.phase() == Phase::Growing && (disk.is_lent() || disk.holder().is_none());
+        if growing && let Some(until) = self.growth.take() {
+            grown(kernel, disk, until).await?;
+            return Ok(true);
+        }
+        if disk.is_stray() && !self.doubted {
+            // A growth that has yet to repeat its mark, or another publish: what lasts belongs to nobody.
+            self.doubted = true;
+            kernel.doubt().await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// Whether the attachment that there is may end for one on another VM.
+fn unused(disk: &Disk) -> bool {
+    disk.is_ours() || disk.is_stray()
 }
 
 fn publish_text(disk: &Disk) -> Option<String> {
