@@ -12,6 +12,8 @@ mod controller;
 mod controller_faults;
 #[path = "api/controller_harness.rs"]
 mod controller_harness;
+#[path = "api/controller_health.rs"]
+mod controller_health;
 #[path = "api/controller_reads.rs"]
 mod controller_reads;
 #[path = "api/controller_split.rs"]

@@ -7,7 +7,7 @@
 //! Nothing is kept in memory that matters: the disk's name is the identity of the claim, its description the journal,
 //! and every verb begins with what the cloud says now. A verb can be cut anywhere; the next call goes on from there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -19,10 +19,10 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use self::error::ControllerError;
+use self::health::Watch;
 use self::kernel::Kernel;
 use super::error::Failure;
 use super::layer::note_volume;
-use crate::domain::disk::Vm;
 use crate::domain::id::{DiskName, VmName};
 use crate::domain::topology::Zone;
 use crate::fleet::Fleet;
@@ -37,6 +37,7 @@ mod create;
 mod delete;
 pub mod error;
 mod expand;
+mod health;
 mod kernel;
 mod modify;
 mod publish;
@@ -49,7 +50,8 @@ mod view;
 pub struct ControllerConfig {
     /// Zone of disks whose request names none (`NIFCLOUD_ZONE`); without it any zone that has a running VM.
     pub zone: Option<Zone>,
-    /// How long a job works before it gives up; longer than any sidecar's deadline, as retries join it.
+    /// How long a job works before it gives up; longer than any sidecar's deadline, as retries join it. A disk that is
+    /// in motion for longer is reported as stuck.
     pub job: Duration,
     /// How long a call whose outcome is unknown gets to show what it did, before it is looked for.
     pub doubt: Duration,
@@ -78,6 +80,7 @@ pub struct Controller {
     fleet: Arc<Fleet>,
     config: Arc<ControllerConfig>,
     nodes: Arc<Mutex<HashSet<VmName>>>,
+    watch: Arc<Watch>,
     jobs: Jobs,
 }
 
@@ -96,6 +99,7 @@ impl Controller {
     pub fn new(fleet: Arc<Fleet>, config: ControllerConfig, jobs: Jobs) -> Self {
         Self {
             fleet,
+            watch: Arc::new(Watch::new(config.job)),
             config: Arc::new(config),
             nodes: Arc::default(),
             jobs,
@@ -187,6 +191,7 @@ impl ControllerService for Controller {
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         if let Some(name) = command::delete(request.get_ref()).map_err(Failure::from)? {
             let disk = name.clone();
+            self.watch.unpublished(&name);
             self.mutate(
                 "DeleteVolume",
                 &name,
@@ -205,6 +210,7 @@ impl ControllerService for Controller {
     ) -> Result<Response<ControllerPublishVolumeResponse>, Status> {
         let command = command::Publish::read(request.get_ref()).map_err(Failure::from)?;
         let (name, identity) = (command.disk.clone(), format!("{command:?}"));
+        let vm = command.vm.clone();
         let publish_context = self
             .mutate(
                 "ControllerPublishVolume",
@@ -218,6 +224,7 @@ impl ControllerService for Controller {
                 },
             )
             .await?;
+        self.watch.published(&name, &vm);
         Ok(Response::new(ControllerPublishVolumeResponse {
             publish_context,
         }))
@@ -229,6 +236,7 @@ impl ControllerService for Controller {
     ) -> Result<Response<ControllerUnpublishVolumeResponse>, Status> {
         if let Some(command) = command::Unpublish::read(request.get_ref()).map_err(Failure::from)? {
             let (name, identity) = (command.disk.clone(), format!("{command:?}"));
+            self.watch.unpublished(&name);
             self.mutate(
                 "ControllerUnpublishVolume",
                 &name,
@@ -298,6 +306,7 @@ impl ControllerService for Controller {
         let page =
             command::Page::read(asked.max_entries, &asked.starting_token).map_err(Failure::from)?;
         let snapshot = self.fleet.disks().await.map_err(failed)?;
+        self.watch.look_at_all(&snapshot.disks);
         let (disks, next_token) = view::page(&snapshot.disks, &page).map_err(Failure::from)?;
         let entries = disks.into_iter().map(|disk| list_volumes_response::Entry {
             volume: Some(view::volume(disk)),
@@ -330,10 +339,11 @@ impl ControllerService for Controller {
         request: Request<ControllerGetVolumeHealthRequest>,
     ) -> Result<Response<ControllerGetVolumeHealthResponse>, Status> {
         let name = super::validate::disk(&request.get_ref().volume_id).map_err(Failure::from)?;
-        let disk = self.published(&name).await?;
-        let vms = self.fleet.vms().await.map_err(failed)?;
+        note_volume(name.as_str());
+        let found = health::one(&self.fleet, &self.watch, &name).await?;
+        let health = found.ok_or_else(|| Failure::from(kernel::no_disk(&name)))?;
         Ok(Response::new(ControllerGetVolumeHealthResponse {
-            volume_health: Some(view::health(&disk, &by_name(&vms))),
+            volume_health: Some(health),
         }))
     }
 
@@ -344,10 +354,8 @@ impl ControllerService for Controller {
         let asked = request.get_ref();
         let page =
             command::Page::read(asked.max_entries, &asked.starting_token).map_err(Failure::from)?;
-        let snapshot = self.fleet.disks().await.map_err(failed)?;
-        let vms = self.fleet.vms().await.map_err(failed)?;
-        let (entries, next_token) =
-            view::abnormal(&snapshot.disks, &by_name(&vms), &page).map_err(Failure::from)?;
+        let sick = health::all(&self.fleet, &self.watch).await?;
+        let (entries, next_token) = view::abnormal(sick, &page).map_err(Failure::from)?;
         Ok(Response::new(ControllerListVolumeHealthResponse {
             entries,
             next_token,
@@ -401,8 +409,4 @@ impl ControllerService for Controller {
 
 fn failed(error: crate::fleet::FleetError) -> Failure {
     Failure::Controller(error.into())
-}
-
-fn by_name(vms: &[Vm]) -> HashMap<&VmName, &Vm> {
-    vms.iter().map(|vm| (&vm.name, vm)).collect()
 }

@@ -1,17 +1,16 @@
-//! Disks as CSI shows them: volumes, published nodes, health.
+//! Disks as CSI shows them: volumes, published nodes, pages.
 
 use std::collections::HashMap;
 
 use super::command::{Create, Page};
 use super::error::ControllerError;
 use super::kernel::Outcome;
-use crate::domain::disk::{AttachmentStatus, Disk, DiskStatus, Vm, VmState};
-use crate::domain::id::{DiskName, VmName};
+use crate::domain::disk::{AttachmentStatus, Disk};
+use crate::domain::id::DiskName;
 use crate::domain::journal::Phase;
 use crate::domain::params::CONTEXT_FS_UUID;
 use crate::domain::topology::ZONE_KEY;
-use crate::proto::csi::v1::volume_health::VolumeHealthEntry;
-use crate::proto::csi::v1::{Topology, Volume, VolumeHealth, VolumeHealthErrorType};
+use crate::proto::csi::v1::{Topology, Volume, VolumeHealth};
 
 /// The volume that a disk is. The topology is the zone and nothing else.
 pub(super) fn volume(disk: &Disk) -> Volume {
@@ -57,29 +56,35 @@ pub(super) fn page<'a>(disks: &'a [Disk], page: &Page) -> Outcome<(Vec<&'a Disk>
     Ok(cut(rest, page, |disk| &disk.name))
 }
 
-/// One page of volumes with findings.
+/// One page of volumes with findings, which are sorted by name.
 pub(super) fn abnormal(
-    disks: &[Disk],
-    vms: &HashMap<&VmName, &Vm>,
+    sick: Vec<(DiskName, VolumeHealth)>,
     page: &Page,
 ) -> Outcome<(Vec<VolumeHealth>, String)> {
-    let sick = from(disks, page)?
-        .iter()
-        .filter(|disk| disk.phase() != Phase::Foreign)
-        .map(|disk| (&disk.name, health(disk, vms)))
-        .filter(|(_, health)| !health.health_statuses.is_empty());
-    let (chosen, next) = cut(sick, page, |(name, _)| name);
+    let first = first(page)?;
+    let rest = sick
+        .into_iter()
+        .filter(|(name, _)| first.as_ref().is_none_or(|first| name >= first));
+    let (chosen, next) = cut(rest, page, |(name, _)| name);
     Ok((chosen.into_iter().map(|(_, health)| health).collect(), next))
+}
+
+/// The name that the page begins with.
+fn first(page: &Page) -> Outcome<Option<DiskName>> {
+    let Some(token) = &page.from else {
+        return Ok(None);
+    };
+    let name = DiskName::parse(token).map_err(|_| ControllerError::BadToken {
+        token: token.chars().take(64).collect(),
+    })?;
+    Ok(Some(name))
 }
 
 /// The disks from the page's token on; `disks` are sorted by name.
 fn from<'a>(disks: &'a [Disk], page: &Page) -> Outcome<&'a [Disk]> {
-    let Some(token) = &page.from else {
+    let Some(first) = first(page)? else {
         return Ok(disks);
     };
-    let first = DiskName::parse(token).map_err(|_| ControllerError::BadToken {
-        token: token.chars().take(64).collect(),
-    })?;
     let start = disks.partition_point(|disk| disk.name < first);
     Ok(disks.get(start..).unwrap_or_default())
 }
@@ -97,47 +102,4 @@ fn cut<T>(
         .next()
         .map_or_else(String::new, |item| name(&item).to_string());
     (chosen, next)
-}
-
-/// What is wrong with a disk as far as the cloud shows. `vms` are all VMs, by name.
-pub(super) fn health(disk: &Disk, vms: &HashMap<&VmName, &Vm>) -> VolumeHealth {
-    let mut entries = Vec::new();
-    let mut find = |status: VolumeHealthErrorType, reason: &str, message: String| {
-        entries.push(VolumeHealthEntry {
-            status: status.into(),
-            reason: reason.to_owned(),
-            message,
-        });
-    };
-    if let DiskStatus::Other(status) = &disk.status {
-        find(
-            VolumeHealthErrorType::Degraded,
-            "UnexpectedState",
-            format!(
-                "the computing API reports status {status:?}; look at the disk in the control panel"
-            ),
-        );
-    }
-    let published = !published_on(disk).is_empty();
-    if let Some(holder) = disk.holder().filter(|_| published) {
-        match vms.get(holder).map(|vm| &vm.state) {
-            Some(VmState::Running) => {}
-            Some(state) => find(
-                VolumeHealthErrorType::Inaccessible,
-                "VmNotRunning",
-                format!(
-                    "VM {holder}, which holds the disk, is {state:?}; start it, or let the pod move"
-                ),
-            ),
-            None => find(
-                VolumeHealthErrorType::Inaccessible,
-                "VmMissing",
-                format!("VM {holder}, which holds the disk, does not exist; let the pod move"),
-            ),
-        }
-    }
-    VolumeHealth {
-        volume_id: disk.name.to_string(),
-        health_statuses: entries,
-    }
 }
