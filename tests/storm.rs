@@ -22,6 +22,8 @@
 mod caller;
 #[path = "storm/judge.rs"]
 mod judge;
+#[path = "storm/looks.rs"]
+mod looks;
 #[path = "storm/model.rs"]
 mod model;
 #[path = "storm/weather.rs"]

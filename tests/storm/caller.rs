@@ -46,6 +46,8 @@ pub(crate) enum Rpc {
     },
     Get,
     List,
+    Health,
+    ListHealth,
 }
 
 /// What an RPC answered.
@@ -53,7 +55,7 @@ pub(crate) enum Rpc {
 pub(crate) struct Answer {
     /// GiB, of Create and Expand.
     pub(crate) gib: u32,
-    /// Publish context, or the entries of a list: id and nodes.
+    /// Publish context; or the entries of a list: id and nodes; or findings: id and reason.
     pub(crate) context: HashMap<String, String>,
 }
 
@@ -298,5 +300,34 @@ async fn send(
                 ..Answer::default()
             })
         }
+        Rpc::Health => {
+            let message = ControllerGetVolumeHealthRequest {
+                volume_id,
+                ..ControllerGetVolumeHealthRequest::default()
+            };
+            let answer = to
+                .controller_get_volume_health(request(message, patience))
+                .await?;
+            Ok(findings(answer.into_inner().volume_health))
+        }
+        Rpc::ListHealth => {
+            let message = ControllerListVolumeHealthRequest::default();
+            let answer = to
+                .controller_list_volume_health(request(message, patience))
+                .await?;
+            Ok(findings(answer.into_inner().entries))
+        }
+    }
+}
+
+fn findings(of: impl IntoIterator<Item = VolumeHealth>) -> Answer {
+    let reason = |health: VolumeHealth| {
+        let reasons = health.health_statuses.into_iter();
+        let reasons: Vec<String> = reasons.map(|entry| entry.reason).collect();
+        (health.volume_id, reasons.join(","))
+    };
+    Answer {
+        context: of.into_iter().map(reason).collect(),
+        ..Answer::default()
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use additional_storage_csi::domain::id::VmName;
-use additional_storage_csi::domain::journal::lent_to;
-use additional_storage_csi::emulator::{Change, Control, Emulator, State};
+use additional_storage_csi::domain::journal::{Phase, lent_to};
+use additional_storage_csi::emulator::{Change, Control, DiskRecord, Emulator, State};
 use tonic::Code;
 
 use crate::caller::{Answer, Rpc};
@@ -117,6 +117,38 @@ impl Judge {
         }
     }
 
+    /// Somebody makes a disk.
+    pub(crate) fn import(&self, disk: &str, description: &str, zone: &str) {
+        let record = DiskRecord {
+            name: disk.to_owned(),
+            unique_id: String::new(),
+            size: 100,
+            disk_type: "Standard Flash Storage A".to_owned(),
+            zone: zone.to_owned(),
+            accounting: "2".to_owned(),
+            next_accounting: "2".to_owned(),
+            description: description.to_owned(),
+            created: String::new(),
+            attachment: None,
+            change: None,
+        };
+        self.control().put_disk(record).unwrap();
+    }
+
+    /// What a person wrote stays.
+    pub(crate) fn imported(&self, disk: &str, description: &str) {
+        if Phase::of(description) == Phase::Foreign
+            && let Some(record) = self.control().disk(disk)
+            && record.description != description
+        {
+            self.violation(format!(
+                "{disk}: described as {:?}, was {description:?}; {}",
+                record.description,
+                self.story(disk)
+            ));
+        }
+    }
+
     pub(crate) fn created(&self, disk: &str, volume: &Volume, rpc: &Rpc, answer: &Answer) {
         let Rpc::Create { zone, nodes, .. } = rpc else {
             return;
@@ -158,7 +190,8 @@ impl Judge {
         let slot = at.map(|at| format!("SCSI (0:{})", at.target));
         let right = at.is_some_and(|at| at.vm == vm)
             && record.is_some_and(|r| {
-                r.description.starts_with("pvc-") && r.change != Some(Change::Detach)
+                matches!(Phase::of(&r.description), Phase::Published | Phase::Foreign)
+                    && r.change != Some(Change::Detach)
             })
             && answer.context.get("devicePath") == slot.as_ref();
         if !right {
@@ -278,7 +311,7 @@ impl Judge {
     }
 
     /// The last calls for a disk.
-    fn story(&self, disk: &str) -> String {
+    pub(crate) fn story(&self, disk: &str) -> String {
         let history = self.control().history_after(0);
         let own = history
             .iter()

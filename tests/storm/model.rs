@@ -50,8 +50,48 @@ impl Sizes {
     }
 }
 
-/// The claim's name and its disk's.
+/// Who makes the disks of a volume's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// CreateVolume.
+    Driver,
+    /// The Go driver: a name that the cloud chose, the claim in the description.
+    GoDriver,
+    /// A person: any name and description.
+    Person,
+}
+
+/// Two places in ten are imported.
+pub(crate) fn maker(index: usize) -> Maker {
+    match index % 10 {
+        3 => Maker::GoDriver,
+        7 => Maker::Person,
+        _ => Maker::Driver,
+    }
+}
+
+/// The description of an imported disk.
+pub(crate) fn imported_as(seed: u64, index: usize, generation: u32) -> String {
+    const BY_HAND: [&str; 6] = ["", "made by hand", "データ", "new", "grw_1", "PVC-0"];
+    match maker(index) {
+        Maker::Person => {
+            BY_HAND[(index / 10 + usize::try_from(generation).unwrap()) % 6].to_owned()
+        }
+        Maker::GoDriver | Maker::Driver => claim(seed, index, generation).0,
+    }
+}
+
+/// The claim's name, if there is one, and its disk's.
 pub(crate) fn names(seed: u64, index: usize, generation: u32) -> (String, String) {
+    let (claim, disk) = claim(seed, index, generation);
+    match maker(index) {
+        Maker::Driver => (claim, disk),
+        Maker::GoDriver => (claim, format!("g{index:03}X{generation:03}")),
+        Maker::Person => (claim, format!("byHand{index}x{generation}")),
+    }
+}
+
+fn claim(seed: u64, index: usize, generation: u32) -> (String, String) {
     let high = seed.rotate_left(17) ^ 0x9E37_79B9_7F4A_7C15;
     let id =
         (u128::from(high) << 64) | (u128::try_from(index).unwrap() << 32) | u128::from(generation);

@@ -11,7 +11,8 @@ use tonic::{Code, Status};
 
 use crate::caller::{Answer, Callers, LEASE, Patience, Rpc, may_be_running};
 use crate::judge::{Judge, lock};
-use crate::model::{Sizes, Volume, names};
+use crate::looks::Idle;
+use crate::model::{Maker, Sizes, Volume, imported_as, maker, names};
 use crate::weather::{self, Down, ZONES};
 
 pub(crate) const VOLUMES: usize = 200;
@@ -20,14 +21,17 @@ const CHANGE: u64 = 25;
 /// Largest disk that is asked for, in GiB.
 const LARGEST: u32 = 800;
 
-type Outcome = Option<Result<Answer, Status>>;
+pub(crate) type Outcome = Option<Result<Answer, Status>>;
 
-/// What the resizer needs to know of a volume.
+/// What those need to know of a volume who do not wait for its provisioner and attacher.
 #[derive(Debug, Clone, Default)]
-struct Facts {
-    disk: String,
-    created: bool,
+pub(crate) struct Facts {
+    pub(crate) disk: String,
+    /// It exists, and nobody is deleting it.
+    pub(crate) created: bool,
     sizes: Sizes,
+    /// Since when nothing but the resizer may be at work on it, and where it is.
+    pub(crate) idle: Option<Idle>,
 }
 
 pub(crate) struct World {
@@ -38,8 +42,8 @@ pub(crate) struct World {
     pub(crate) judge: Judge,
     callers: Callers,
     volumes: Vec<tokio::sync::Mutex<Volume>>,
-    resizers: Vec<tokio::sync::Mutex<()>>,
-    facts: Vec<Mutex<Facts>>,
+    pub(crate) resizers: Vec<tokio::sync::Mutex<()>>,
+    pub(crate) facts: Vec<Mutex<Facts>>,
     down: Mutex<Down>,
     tally: Mutex<BTreeMap<(&'static str, String), u64>>,
 }
@@ -58,6 +62,8 @@ fn kind(rpc: &Rpc) -> &'static str {
         Rpc::Modify { .. } => "modify",
         Rpc::Get => "get",
         Rpc::List => "list",
+        Rpc::Health => "health",
+        Rpc::ListHealth => "list health",
     }
 }
 
@@ -133,17 +139,13 @@ impl World {
 
     async fn operation(&self, random: &mut fastrand::Rng) {
         match random.u8(..100) {
-            0..3 => self.look(random, Rpc::List).await,
-            3..6 => self.look(random, Rpc::Get).await,
-            6..18 => self.resize(random).await,
+            0..3 => self.look_at_all(random).await,
+            3..4 => self.look_for_trouble(random).await,
+            4..6 => self.look(random, Rpc::Get).await,
+            6..8 => self.look(random, Rpc::Health).await,
+            8..19 => self.resize(random).await,
             _ => self.live(random).await,
         }
-    }
-
-    async fn look(&self, random: &mut fastrand::Rng, rpc: Rpc) {
-        let disk = lock(&self.facts[random.usize(..VOLUMES)]).disk.clone();
-        self.send(random.usize(..2), &disk, &rpc, Patience::Endless)
-            .await;
     }
 
     /// The resizer: beside everything else that happens to the volume.
@@ -198,6 +200,10 @@ impl World {
     async fn step(&self, random: &mut fastrand::Rng, index: usize, volume: &mut Volume) {
         let disk = names(self.seed, index, volume.generation).1;
         self.judge.told(&disk, volume);
+        lock(&self.facts[index]).idle = None;
+        if !volume.created && volume.pending.is_none() {
+            self.import(index, volume);
+        }
         if random.u8(..10) < 3 {
             change_leader(volume).await;
             // The disk may not have been looked at for a while.
@@ -205,6 +211,34 @@ impl World {
         }
         let rpc = self.choose(random, index, volume);
         self.run(index, volume, rpc, patience(random)).await;
+        let disk = names(self.seed, index, volume.generation).1;
+        self.judge
+            .imported(&disk, &imported_as(self.seed, index, volume.generation));
+        let at_rest = volume.pending.is_none() && volume.left.is_none();
+        let settled = volume.told.as_ref().map(|told| &told.vm) == volume.published_to.as_ref();
+        if at_rest && settled && volume.created {
+            lock(&self.facts[index]).idle = Some(Idle::now(volume.told.as_ref()));
+        }
+    }
+
+    /// Somebody else makes the disk of a volume that is imported.
+    fn import(&self, index: usize, volume: &mut Volume) {
+        if maker(index) == Maker::Driver {
+            return;
+        }
+        let disk = names(self.seed, index, volume.generation).1;
+        let description = imported_as(self.seed, index, volume.generation);
+        let mut sizes = Sizes::default();
+        sizes.ask(100);
+        self.judge
+            .import(&disk, &description, ZONES[index % ZONES.len()]);
+        volume.created = true;
+        *lock(&self.facts[index]) = Facts {
+            disk,
+            created: true,
+            sizes,
+            idle: None,
+        };
     }
 
     /// What a sidecar would do next, and on which controller.
@@ -220,9 +254,9 @@ impl World {
         if !volume.created {
             return self.new_claim(random, index, volume, zone);
         }
-        let again = volume.create.clone().unwrap();
+        let again = volume.create.clone();
         match (&volume.published_to, random.u8(..100)) {
-            (_, 0..10) => again,
+            (_, 0..10) => again.unwrap_or(Rpc::Get),
             (Some(vm), 10..55) => Rpc::Unpublish { vm: vm.clone() },
             (Some(_), 55..65) if volume.told.is_some() => Rpc::Publish {
                 vm: some_vm(random, zone),
@@ -237,10 +271,12 @@ impl World {
                 vm: some_vm(random, zone),
             },
             (None, _) => match &again {
-                Rpc::Create { nodes, .. } => Rpc::Publish {
+                Some(Rpc::Create { nodes, .. }) => Rpc::Publish {
                     vm: nodes[0].clone(),
                 },
-                _ => unreachable!(),
+                _ => Rpc::Publish {
+                    vm: some_vm(random, zone),
+                },
             },
         }
     }
@@ -285,9 +321,7 @@ impl World {
             Rpc::Publish { vm } if volume.published_to.is_none() => {
                 volume.published_to = Some(vm.clone());
             }
-            Rpc::Delete if volume.published_to.is_none() => {
-                lock(&self.facts[index]).created = false;
-            }
+            Rpc::Delete => lock(&self.facts[index]).created = false,
             _ => {}
         }
         let answer = self.send(volume.leader, &disk, &rpc, patience).await;
@@ -403,7 +437,13 @@ impl World {
         self.judge.told(&disk, volume);
     }
 
-    async fn send(&self, to: usize, disk: &str, rpc: &Rpc, patience: Patience) -> Outcome {
+    pub(crate) async fn send(
+        &self,
+        to: usize,
+        disk: &str,
+        rpc: &Rpc,
+        patience: Patience,
+    ) -> Outcome {
         let answer = self.callers.call(to, disk, rpc, patience).await;
         let code = match &answer {
             None => "left".to_owned(),
