@@ -2,6 +2,7 @@
 
 mod audit;
 mod cluster;
+mod doctor;
 mod driver;
 
 use std::process::ExitCode;
@@ -38,7 +39,10 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let quiet = matches!(cli.role, Role::Demo(_) | Role::Audit { .. });
+    let quiet = matches!(
+        cli.role,
+        Role::Demo(_) | Role::Audit { .. } | Role::Doctor(_)
+    );
     let level = cli.common.log_level.as_deref();
     let level = level.unwrap_or(if quiet { "error" } else { "info" });
     let level = telemetry::start(cli.common.log_format, level).map_err(|e| usage(&e))?;
@@ -78,6 +82,7 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             config::cloud(cloud).map_err(|e| usage(&e))?;
             audit::run(cloud, kube).await
         }
+        Role::Doctor(args) => doctor::run(args).await,
         Role::Emulator(args) => serve_emulator(&cli.common, args, stop).await,
         Role::Demo(args) => demo::run(args, level, stop).await,
     }

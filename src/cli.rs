@@ -86,6 +86,8 @@ pub enum Role {
         #[command(flatten)]
         kube: KubeArgs,
     },
+    /// Check keys, cloud, machine and cluster before (or beside) a controller or a node; changes nothing.
+    Doctor(DoctorArgs),
     /// Serve a NIFCLOUD computing API on loopback, with real disks behind it.
     Emulator(EmulatorArgs),
     /// Walk a claim's whole life on the embedded cloud, and show each step.
@@ -204,6 +206,37 @@ pub struct KubeArgs {
         value_name = "DIR"
     )]
     pub service_account_dir: PathBuf,
+}
+
+/// The preflight.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// What is to run here: a node needs no keys, a controller no tools.
+    #[arg(long, value_enum, default_value_t = DoctorOn::All)]
+    pub on: DoctorOn,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    pub json: bool,
+    /// The cloud.
+    #[command(flatten)]
+    pub cloud: Cloud,
+    /// The machine.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The cluster.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// What a preflight looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOn {
+    /// Keys, endpoint, clock, zone.
+    Controller,
+    /// Tools, SCSI controller, kubelet, Node object.
+    Node,
+    /// Both.
+    All,
 }
 
 /// The emulator.

@@ -21,6 +21,7 @@ use crate::domain::id::FsUuid;
 mod bypath;
 mod command;
 mod device;
+pub mod equipment;
 mod fault;
 mod format;
 mod grow;

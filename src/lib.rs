@@ -24,6 +24,7 @@ pub mod cloud;
 pub mod config;
 pub mod csi;
 pub mod demo;
+pub mod doctor;
 pub mod domain;
 pub mod emulator;
 pub mod fleet;

@@ -259,7 +259,7 @@ struct Internal {
     why: &'static str,
 }
 
-const INTERNALS: [Internal; 13] = [
+const INTERNALS: [Internal; 14] = [
     Internal {
         within: "domain",
         may: &["domain"],
@@ -294,6 +294,11 @@ const INTERNALS: [Internal; 13] = [
         within: "audit",
         may: &["audit", "domain", "kube"],
         why: "two lists are compared without asking anybody",
+    },
+    Internal {
+        within: "doctor",
+        may: &["doctor", "domain", "cloud", "host", "kube"],
+        why: "checks are made on ports and facts; app chooses what is behind them",
     },
     Internal {
         within: "csi",

@@ -9,6 +9,8 @@
     reason = "tests start the program itself"
 )]
 
+#[path = "kube/doctor.rs"]
+mod doctor;
 #[path = "kube/program.rs"]
 mod program;
 #[path = "kube/rules.rs"]

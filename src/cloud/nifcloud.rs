@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -49,6 +50,8 @@ use transport::{Http, Reply, Transport, TransportError};
 const API_VERSION: &str = "3.0";
 /// Answers above this size are decoded on a thread of their own.
 const DECODE_INLINE_MAX: usize = 128 << 10;
+/// No answer has told the time yet.
+const NO_DATE: i64 = i64::MIN;
 
 /// Everything the client must be told.
 #[derive(Debug)]
@@ -92,6 +95,8 @@ pub struct Client {
     credentials: Arc<Credentials>,
     transport: Box<dyn Transport>,
     observer: Option<Arc<dyn CallObserver>>,
+    /// Seconds by which this machine's clock is ahead of the last answer's `Date`; [`NO_DATE`] before there is one.
+    ahead: AtomicI64,
 }
 
 /// Installs the TLS provider of this process (ring). May be called any number of times; the first one counts.
@@ -138,6 +143,7 @@ impl Client {
             credentials: Arc::new(config.credentials),
             transport: Box::new(transport),
             observer: config.observer,
+            ahead: AtomicI64::new(NO_DATE),
         })
     }
 
@@ -145,6 +151,13 @@ impl Client {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         self.endpoint.url.as_str()
+    }
+
+    /// Seconds by which this machine's clock is ahead of the API's, by the `Date` of the last answer that had one.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<i64> {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        (ahead != NO_DATE).then_some(ahead)
     }
 
     /// One call: sign, send, read; reported once.
@@ -175,17 +188,20 @@ impl Client {
             .signed(request, Timestamp::now())
             .await
             .map_err(|reason| CallError::NotSent { action, reason })?;
-        self.transport
-            .send(form)
-            .await
-            .map_err(|error| match error {
-                TransportError::NotSent(reason) => CallError::NotSent { action, reason },
-                TransportError::Lost(reason) => CallError::Unknown {
-                    action,
-                    reason,
-                    throttled: false,
-                },
-            })
+        let reply = self.transport.send(form).await;
+        if let Ok(reply) = &reply
+            && let Some(ahead) = error::ahead(reply.date.as_deref(), Timestamp::now())
+        {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
+        reply.map_err(|error| match error {
+            TransportError::NotSent(reason) => CallError::NotSent { action, reason },
+            TransportError::Lost(reason) => CallError::Unknown {
+                action,
+                reason,
+                throttled: false,
+            },
+        })
     }
 
     async fn signed(&self, request: Request, now: Timestamp) -> Result<String, String> {

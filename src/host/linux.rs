@@ -70,12 +70,12 @@ impl Default for HostConfig {
 /// This machine.
 #[derive(Debug)]
 pub struct LinuxHost {
-    config: HostConfig,
+    pub(super) config: HostConfig,
     kernel: Kernel,
-    scsi: Scsi,
+    pub(super) scsi: Scsi,
     by_path: Option<ByPath>,
     table: Table,
-    tools: Tools,
+    pub(super) tools: Tools,
     slots: Slots,
     asked: Asked,
 }
@@ -158,7 +158,7 @@ impl LinuxHost {
             .map_or(true, |mounts| !mounts.is_empty())
     }
 
-    fn disks(&self) -> Vec<BlockDevice> {
+    pub(super) fn disks(&self) -> Vec<BlockDevice> {
         match &self.by_path {
             Some(by_path) => by_path
                 .list(&self.kernel)

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::device::{Kernel, names, number, read_devno, text};
+use super::equipment::{ControllerFacts, driver_of};
 use super::wait::{Backoff, millis};
 use super::{BlockDevice, HostError, fault};
 use crate::domain::device::{DevNo, ScsiAddress};
@@ -135,6 +136,18 @@ impl Scsi {
             .collect();
         found.sort_unstable();
         found
+    }
+
+    /// The controllers in PCI order, in words.
+    pub(super) fn described(&self) -> Vec<ControllerFacts> {
+        let class = self.kernel.sysfs.join("class/scsi_host");
+        let controllers = self.controllers().into_iter();
+        let facts = controllers.map(|controller| {
+            let host = format!("host{}", controller.host);
+            let driver = driver_of(&class.join(&host));
+            ControllerFacts { host, driver }
+        });
+        facts.collect()
     }
 
     fn controller(&self, at: ScsiAddress) -> Option<Controller> {

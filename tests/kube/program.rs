@@ -19,7 +19,7 @@ const NODE: &str = "/api/v1/nodes/web01";
 /// Far above what anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn program(server: &Server, arguments: &[&str]) -> Command {
+pub(crate) fn program(server: &Server, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nifcloud-additional-storage-csi"));
     command
         .args(arguments)
@@ -35,7 +35,7 @@ fn program(server: &Server, arguments: &[&str]) -> Command {
     command
 }
 
-async fn output(mut command: Command) -> (Option<i32>, String, String) {
+pub(crate) async fn output(mut command: Command) -> (Option<i32>, String, String) {
     let Output {
         status,
         stdout,

@@ -170,14 +170,18 @@ fn rejected(
 
 /// A word about this machine's clock, where the answer's `Date` shows that it is far off.
 fn skew(date: Option<&str>, now: Timestamp) -> Option<String> {
-    let theirs = http_date(date?)?;
-    let ahead = now.as_second() - theirs.as_second();
+    let ahead = ahead(date, now)?;
     (ahead.abs() > SKEW_WORTH_SAYING).then(|| {
         let (minutes, way) = (ahead.abs() / 60, if ahead > 0 { "fast" } else { "slow" });
         format!(
             " (the clock of this machine is {minutes} minutes {way}; signatures carry the time: set the clock)"
         )
     })
+}
+
+/// Seconds by which this machine's clock is ahead of an answer's `Date`.
+pub(crate) fn ahead(date: Option<&str>, now: Timestamp) -> Option<i64> {
+    Some(now.as_second() - http_date(date?)?.as_second())
 }
 
 fn http_date(text: &str) -> Option<Timestamp> {
