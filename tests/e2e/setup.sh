@@ -101,6 +101,7 @@ part() { # part NAME KEY FUNCTION: makes $cache/NAME-KEY once
   mkdir -p "$cache"
   exec {lock}> "$final.lock"
   flock "$lock"
+  rm -rf "$final".tmp.*
   if [ ! -e "$final/.done" ]; then
     local temporary=$final.tmp.$$
     mkdir -p "$temporary/out" "$temporary/work"
