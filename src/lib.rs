@@ -31,6 +31,8 @@ pub mod fleet;
 pub mod host;
 pub mod jobs;
 pub mod kube;
+#[cfg(test)]
+mod mutants;
 pub mod proto;
 pub mod shutdown;
 pub mod telemetry;

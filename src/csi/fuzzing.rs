@@ -98,58 +98,12 @@ fn below(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::catch_unwind;
-    use std::path::PathBuf;
-
     use super::*;
-
-    /// Inputs made of each file of the corpus in one run.
-    const MUTANTS: usize = 400;
-
-    fn corpus() -> Vec<(PathBuf, Vec<u8>)> {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/request");
-        let files = std::fs::read_dir(&dir).unwrap();
-        let mut inputs: Vec<_> = files
-            .map(|entry| entry.unwrap().path())
-            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
-            .collect();
-        inputs.sort();
-        inputs
-    }
-
-    /// Bytes changed, cut out, doubled, or replaced by a part of another input.
-    fn mutate(random: &mut fastrand::Rng, input: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut bytes = input.to_vec();
-        for _ in 0..random.usize(1..=6) {
-            let at = random.usize(..=bytes.len());
-            let end = (at + random.usize(..=16)).min(bytes.len());
-            match random.u8(..5) {
-                0 => bytes.insert(at, random.u8(..)),
-                1 => drop(bytes.drain(at..end)),
-                2 => {
-                    let copy = bytes[at..end].to_vec();
-                    bytes.splice(at..at, copy);
-                }
-                3 => {
-                    let from = random.usize(..=other.len());
-                    let to = (from + random.usize(..=32)).min(other.len());
-                    bytes.splice(at..end, other[from..to].iter().copied());
-                }
-                _ => {
-                    if let Some(byte) = bytes.get_mut(at) {
-                        *byte ^= 1 << random.u8(..8);
-                    }
-                }
-            }
-        }
-        bytes
-    }
+    use crate::mutants::{corpus, mutants};
 
     #[test]
     fn the_committed_corpus_of_requests_and_its_mutants_break_no_promise() {
-        let seed = fastrand::u64(..);
-        let mut random = fastrand::Rng::with_seed(seed);
-        let corpus = corpus();
+        let corpus = corpus("request");
         let mut rpcs: Vec<u8> = corpus.iter().map(|(_, input)| input[0] % RPCS).collect();
         rpcs.sort_unstable();
         rpcs.dedup();
@@ -158,14 +112,6 @@ mod tests {
             usize::from(RPCS) - 1,
             "an RPC without an example: {rpcs:?}"
         );
-        for (path, input) in &corpus {
-            request(input);
-            for _ in 0..MUTANTS {
-                let other = &corpus[random.usize(..corpus.len())].1;
-                let mutant = mutate(&mut random, input, other);
-                let outcome = catch_unwind(|| request(&mutant));
-                assert!(outcome.is_ok(), "seed {seed}, {path:?}: {mutant:?}");
-            }
-        }
+        mutants(&corpus, 400, request);
     }
 }

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use super::MountEntry;
 use crate::domain::device::DevNo;
 
+pub mod fuzzing;
+
 /// Reads the whole table. A line that is not a mountinfo row is left out: one odd mount must not hide the others.
 #[must_use]
 pub fn parse(table: &[u8]) -> Vec<MountEntry> {
@@ -32,7 +34,11 @@ pub fn parse_at(table: &[u8], target: &Path) -> Vec<MountEntry> {
             .split(|byte| *byte == b' ')
             .filter(|field| !field.is_empty());
         fields.nth(4).is_some_and(|field| {
-            field == wanted || (field.contains(&b'\\') && unescape(field) == wanted)
+            if field.contains(&b'\\') {
+                unescape(field) == wanted
+            } else {
+                field == wanted
+            }
         })
     };
     table

@@ -18,7 +18,6 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Instant;
 
-use self::blkid::Blkid;
 use self::marker::Marker;
 use self::read::DirectReader;
 use self::view::View;
@@ -34,6 +33,7 @@ mod btrfs;
 mod crc32c;
 mod ext;
 mod foreign;
+pub mod fuzzing;
 pub(super) mod marker;
 mod read;
 mod view;
@@ -189,12 +189,6 @@ pub(super) fn superblock(target: &BlockDevice) -> Result<(Option<Superblock>, u6
             Signature::Foreign { .. } | Signature::Broken { .. } => None,
         });
     Ok((found, size))
-}
-
-/// The own reader's opinion on `size` bytes, in the port's terms and with a second witness that sees nothing: for
-/// fuzzing and tools. What may be formatted is decided by [`super::Host::probe`] alone.
-pub fn opinion<R: Read + Seek>(reader: &mut R, size: u64) -> Content {
-    conclude(look(reader, size), &Blkid::Nothing)
 }
 
 /// Judges a disk of `size` bytes. Pure: the same bytes give the same answer, and no bytes make it panic.

@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 
+use super::blkid::Blkid;
 use super::*;
 
 const SIZE: usize = 128 << 20;
