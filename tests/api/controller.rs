@@ -1,6 +1,6 @@
 //! The controller's promises, one life of a disk at a time.
 
-use additional_storage_csi::emulator::{Effect, Rule};
+use additional_storage_csi::emulator::Effect;
 use additional_storage_csi::proto::csi::v1::*;
 use tonic::Code;
 

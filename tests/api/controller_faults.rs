@@ -1,7 +1,6 @@
 //! Growth, lost answers, and several callers at once: the driver on the emulator.
 
 use additional_storage_csi::emulator::{Effect, Rule};
-use additional_storage_csi::proto::csi::v1::*;
 use tonic::Code;
 
 use crate::controller_harness::*;
