@@ -92,7 +92,7 @@ class Machines(Cluster):
              str(prefix / "usr/share/seabios"), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
              "-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-m", "1024", "-smp", "1",
              "-kernel", str(self.lab / "vmlinux"), "-initrd", str(node.dir / "initrd"),
-             "-append", "console=ttyS0 panic=-1 quiet mitigations=off", "-serial", f"file:{node.dir}/console.log",
+             "-append", "console=ttyS0 panic=-1 quiet no_timer_check mitigations=off", "-serial", f"file:{node.dir}/console.log",
              "-qmp", f"unix:{self.qmp(node)},server=on,wait=off", "-device", "virtio-rng-pci",
              "-drive", f"file={node.dir}/disk,format=raw,if=none,id=root,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
              "-device", "pvscsi,id=scsi0", "-netdev", f"tap,id=n0,ifname=tap{node.number},script=no,downscript=no",
