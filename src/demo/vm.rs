@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// Port of the agent inside the VM.
 const AGENT_PORT: u16 = 8080;
 /// A boot takes 2 to 4 s on an idle machine; these machines are not always idle.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How long one attempt to reach the agent may take.
 const PROBE: Duration = Duration::from_secs(1);
 /// PCI device number of the first SCSI controller; the next ones follow.

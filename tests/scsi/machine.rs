@@ -25,7 +25,7 @@ pub(crate) const KUBELET: &str = "/var/lib/kubelet";
 pub(crate) const RECORDS: &str =
     "/var/lib/kubelet/plugins/additional-storage.csi.nifcloud.com/state/staged";
 /// Longest script.
-const SCRIPT: Duration = Duration::from_secs(90);
+const SCRIPT: Duration = Duration::from_secs(240);
 
 /// A VM, its plugin, and what was plugged into it by hand.
 #[derive(Debug)]

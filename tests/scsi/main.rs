@@ -59,7 +59,7 @@ pub(crate) struct Case {
 /// enough even on a busy machine.
 macro_rules! case {
     ($name:literal, $run:path) => {
-        case!($name, $run, 400)
+        case!($name, $run, 900)
     };
     ($name:literal, $run:path, $limit:literal) => {
         $crate::Case {

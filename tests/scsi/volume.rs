@@ -30,7 +30,7 @@ pub(crate) struct Volume {
 }
 
 /// Longer than any call that succeeds.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn call<T>(message: T, limit: Duration) -> Request<T> {
     let mut request = Request::new(message);
