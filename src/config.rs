@@ -39,6 +39,9 @@ pub enum ConfigError {
         /// What is possible.
         expected: String,
     },
+    /// The emulator's file and flags do not make a cloud.
+    #[error("{0}")]
+    Emulator(String),
 }
 
 /// The node role's settings.
@@ -196,7 +199,7 @@ pub fn emulator(
             let name = path.display().to_string();
             let text = std::fs::read_to_string(path)
                 .map_err(|e| wrong("--config", name.clone(), &format!("a readable file: {e}")))?;
-            emulator::Config::from_toml(&text).map_err(|e| wrong("--config", name, &e))?
+            emulator::Config::incomplete(&text).map_err(|e| wrong("--config", name, &e))?
         }
     };
     config.listen = args.listen.unwrap_or(config.listen);
@@ -219,9 +222,10 @@ pub fn emulator(
             .vm_from_flag(vm)
             .map_err(|e| wrong("--vm", vm.clone(), &e))?;
     }
+    // File and flags together: a file may lack what a flag gives.
     config
         .check()
-        .map_err(|e| wrong("--config", String::new(), &e))?;
+        .map_err(|e| ConfigError::Emulator(e.to_string()))?;
     Ok(config)
 }
 

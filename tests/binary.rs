@@ -532,3 +532,21 @@ fn the_emulator_tells_its_addresses_in_one_line_of_json_and_ends_on_sigterm() {
     program.signal(Signal::SIGTERM);
     assert_eq!(program.ended().code(), Some(0));
 }
+
+#[test]
+fn flags_complete_the_emulators_file_before_it_is_checked() {
+    let place = Place::new();
+    let file = place.dir.path().join("emulator.toml");
+    std::fs::write(&file, "backend = \"loop\"\nvms = [\"web01:east-11\"]\n").unwrap();
+    let file = file.display().to_string();
+    let (code, words) = refused(&["emulator", "--config", &file], &[]);
+    assert_eq!(code, Some(64), "{words}");
+    assert!(words.contains("data_dir"), "{words}");
+    // With this flag nothing is missing any more.
+    let mut program = Running::start(&["emulator", "--config", &file, "--backend", "none"], &[]);
+    let mut line = String::new();
+    BufReader::new(program.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains("\"endpoint\""), "{line}");
+}
