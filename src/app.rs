@@ -43,7 +43,8 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         cli.role,
         Role::Demo(_) | Role::Audit { .. } | Role::Doctor(_)
     );
-    let level = cli.common.log_level.as_deref();
+    let level = cli.common.log_level.as_deref().map(str::trim);
+    let level = level.filter(|level| !level.is_empty());
     let level = level.unwrap_or(if quiet { "error" } else { "info" });
     let level = telemetry::start(cli.common.log_format, level).map_err(|e| usage(&e))?;
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
