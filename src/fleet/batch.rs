@@ -6,12 +6,21 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::time::Instant;
+
 use super::api::Api;
 use super::kind::Kind;
 use crate::cloud::{CallError, Rejection};
 
 /// Answers by name; `Ok(None)` is proof of absence.
 pub(super) type Seen<K> = HashMap<<K as Kind>::Name, Result<Option<<K as Kind>::Item>, CallError>>;
+
+/// When the calls of one logical read were sent. What an answer tells was true at that moment or later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) first: Instant,
+    pub(super) last: Instant,
+}
 
 /// Items that cost about as much to read as one more call.
 const ITEMS_PER_CALL: usize = 1000;
@@ -36,20 +45,25 @@ impl Reader {
         api: &Api,
         likely: Vec<K::Name>,
         doubtful: Vec<K::Name>,
-    ) -> Seen<K> {
+    ) -> (Seen<K>, Option<Sent>) {
         let cap = api.config.names_per_read;
         let mut seen = Seen::<K>::with_capacity(likely.len() + doubtful.len());
         let expected = likely.len().div_ceil(cap) + doubtful.len();
         let mut work: Vec<Vec<K::Name>> = likely.chunks(cap).map(<[_]>::to_vec).collect();
         work.extend(doubtful.into_iter().map(|name| vec![name]));
+        let mut sent = None;
         if expected > 1 && expected > self.cost_of_all() {
-            self.read_all::<K>(api, work.concat(), &mut seen).await;
-            return seen;
+            let all = work.concat();
+            self.read_all::<K>(api, all, &mut seen, &mut sent).await;
+            return (seen, sent);
         }
         let mut failures = 0;
         while let Some(names) = work.pop() {
             let error = match api
-                .read(K::ACTION, || K::describe(&*api.cloud, &names))
+                .read(K::ACTION, || {
+                    note(&mut sent);
+                    K::describe(&*api.cloud, &names)
+                })
                 .await
             {
                 Ok(items) => {
@@ -68,13 +82,14 @@ impl Reader {
                 failures += 1;
                 if failures > self.cost_of_all() {
                     work.push(names);
-                    self.read_all::<K>(api, work.concat(), &mut seen).await;
-                    return seen;
+                    let all = work.concat();
+                    self.read_all::<K>(api, all, &mut seen, &mut sent).await;
+                    return (seen, sent);
                 }
                 work.extend(split::<K>(names, &error));
             }
         }
-        seen
+        (seen, sent)
     }
 
     fn cost_of_all(&self) -> usize {
@@ -86,8 +101,18 @@ impl Reader {
         self.total.store(items, Ordering::Relaxed);
     }
 
-    async fn read_all<K: Kind>(&self, api: &Api, names: Vec<K::Name>, seen: &mut Seen<K>) {
-        match api.read(K::ACTION, || K::describe(&*api.cloud, &[])).await {
+    async fn read_all<K: Kind>(
+        &self,
+        api: &Api,
+        names: Vec<K::Name>,
+        seen: &mut Seen<K>,
+        sent: &mut Option<Sent>,
+    ) {
+        let call = || {
+            note(sent);
+            K::describe(&*api.cloud, &[])
+        };
+        match api.read(K::ACTION, call).await {
             Ok(items) => {
                 self.total(items.len());
                 fill::<K>(names, items, seen);
@@ -95,6 +120,12 @@ impl Reader {
             Err(error) => seen.extend(names.into_iter().map(|name| (name, Err(error.clone())))),
         }
     }
+}
+
+fn note(sent: &mut Option<Sent>) {
+    let now = Instant::now();
+    let first = sent.map_or(now, |sent| sent.first);
+    *sent = Some(Sent { first, last: now });
 }
 
 fn fill<K: Kind>(names: Vec<K::Name>, items: Vec<K::Item>, seen: &mut Seen<K>) {

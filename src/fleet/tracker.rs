@@ -10,6 +10,7 @@
 
 mod waiters;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use self::waiters::{Batch, Waiters};
 use self::waiters::{Goal, Request, Until};
 use super::Operation;
 use super::api::Api;
-use super::batch::Reader;
+use super::batch::{Reader, Sent};
 use super::kind::Kind;
 use super::learn::Learned;
 use crate::cloud::CallError;
@@ -29,6 +30,10 @@ use crate::cloud::CallError;
 /// A read that hangs longer does not hold up the others.
 const HANGING: Duration = Duration::from_secs(1);
 const READS_AT_ONCE: usize = 4;
+/// What the runtime's timer cannot tell apart: a read that is due this soon is due, as waiting would take longer.
+const TICK: Duration = Duration::from_millis(1);
+/// The price of sharing a read: what it takes, divided by this.
+const SHARE: u32 = 20;
 
 type Answer<K> = Result<Option<<K as Kind>::Item>, CallError>;
 
@@ -51,6 +56,8 @@ struct Inner<K: Kind> {
     learned: Learned,
     changed: Notify,
     waiters: Mutex<Waiters<K>>,
+    /// What the last read took, in microseconds.
+    took: AtomicU64,
 }
 
 impl<K: Kind> Drop for Tracker<K> {
@@ -69,6 +76,7 @@ impl<K: Kind> Tracker<K> {
             reader: Reader::default(),
             learned: Learned::default(),
             changed: Notify::new(),
+            took: AtomicU64::new(u64::MAX),
         };
         Self {
             inner: Arc::new(inner),
@@ -169,12 +177,14 @@ impl<K: Kind> Inner<K> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long a read waits for others: not at all when there are none. Those who come while it runs share the next.
+    /// How long a read waits for others: not at all when there are none, and never long compared with the read itself.
+    /// Those who come while it runs share the next.
     fn window(&self) -> Duration {
         if self.lock().is_empty() {
             return Duration::ZERO;
         }
-        self.api.config.window
+        let took = Duration::from_micros(self.took.load(Ordering::Relaxed));
+        self.api.config.window.min(took / SHARE)
     }
 }
 
@@ -182,6 +192,7 @@ async fn run<K: Kind>(inner: Arc<Inner<K>>) {
     let mut reads = JoinSet::new();
     let mut newest: Option<Instant> = None;
     loop {
+        while reads.try_join_next().is_some() {}
         let backlog = inner.api.bucket.backlog();
         let tick = inner.lock().next_tick(backlog);
         let tick = match (reads.len(), newest) {
@@ -189,16 +200,19 @@ async fn run<K: Kind>(inner: Arc<Inner<K>>) {
             (READS_AT_ONCE.., _) => None,
             (_, started) => tick.map(|at| at.max(started.map_or(at, |then| then + HANGING))),
         };
+        let now = Instant::now();
+        if tick.is_some_and(|at| at <= now + TICK) {
+            let batch = inner.lock().take_due(now + TICK);
+            if let Some(batch) = batch {
+                newest = Some(now);
+                reads.spawn(read(Arc::clone(&inner), batch));
+                continue;
+            }
+        }
         tokio::select! {
             _ = reads.join_next(), if !reads.is_empty() => {}
             () = inner.changed.notified() => {}
-            () = tokio::time::sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
-                let batch = inner.lock().take_due();
-                if let Some(batch) = batch {
-                    newest = Some(Instant::now());
-                    reads.spawn(read(Arc::clone(&inner), batch));
-                }
-            }
+            () = tokio::time::sleep_until(tick.unwrap_or(now)), if tick.is_some() => {}
         }
     }
 }
@@ -213,11 +227,17 @@ async fn read<K: Kind>(inner: Arc<Inner<K>>, batch: Batch<K>) {
         inner: Arc::clone(&inner),
         ids: batch.ids.clone(),
     };
-    let seen = inner
+    let (seen, sent) = inner
         .reader
         .read::<K>(&inner.api, batch.likely, batch.doubtful)
         .await;
-    let ended = inner.lock().settle(&batch.ids, &seen, started);
+    let sent = sent.unwrap_or(Sent {
+        first: started,
+        last: started,
+    });
+    let took = u64::try_from(sent.first.elapsed().as_micros()).unwrap_or(u64::MAX);
+    inner.took.store(took, Ordering::Relaxed);
+    let ended = inner.lock().settle(&batch.ids, &seen, sent);
     drop(release);
     inner.learned.observe_all(&ended);
     for end in ended {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::Operation;
 use super::super::api::pause;
-use super::super::batch::Seen;
+use super::super::batch::{Seen, Sent};
 use super::super::config::FleetConfig;
 use super::super::kind::Kind;
 use super::super::learn::{Ended, Plan};
@@ -143,9 +143,8 @@ impl<K: Kind> Waiters<K> {
             .min()
     }
 
-    /// Fixes the next batch: everybody due, and as many others as fit without another call.
-    pub(super) fn take_due(&mut self) -> Option<Batch<K>> {
-        let now = Instant::now();
+    /// Fixes the next batch: everybody due by `now`, and as many others as fit without another call.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Batch<K>> {
         let mut order: Vec<(bool, Instant, u64)> = self
             .table
             .iter()
@@ -190,7 +189,7 @@ impl<K: Kind> Waiters<K> {
     }
 
     /// Tells the answers to the waiters of the batch and plans the next look of those that go on waiting.
-    pub(super) fn settle(&mut self, ids: &[u64], seen: &Seen<K>, started: Instant) -> Vec<Ended> {
+    pub(super) fn settle(&mut self, ids: &[u64], seen: &Seen<K>, sent: Sent) -> Vec<Ended> {
         let now = Instant::now();
         for (name, answer) in seen {
             match answer {
@@ -208,11 +207,11 @@ impl<K: Kind> Waiters<K> {
                 continue;
             };
             if !waiter.is_served_by(answer, now) {
-                waiter.plan_next(answer, started, now, &self.config);
+                waiter.plan_next(answer, sent.first, now, &self.config);
                 continue;
             }
             if let Some(waiter) = self.table.remove(id) {
-                ended.extend(waiter.ended(answer.is_ok(), now));
+                ended.extend(waiter.ended(answer.is_ok(), sent.last, now));
                 // A caller that has gone does not want the answer.
                 let _ = waiter.tell.send(answer.clone());
             }
@@ -271,13 +270,7 @@ impl<K: Kind> Waiter<K> {
         }
     }
 
-    fn plan_next(
-        &mut self,
-        answer: &Answer<K>,
-        started: Instant,
-        now: Instant,
-        config: &FleetConfig,
-    ) {
+    fn plan_next(&mut self, answer: &Answer<K>, sent: Instant, now: Instant, config: &FleetConfig) {
         let item = match answer {
             Ok(item) => item.as_ref(),
             Err(error) => {
@@ -290,7 +283,7 @@ impl<K: Kind> Waiter<K> {
         };
         self.failures = 0;
         self.last = Some(K::state(item));
-        self.not_yet = Some(started.saturating_duration_since(self.since));
+        self.not_yet = Some(sent.saturating_duration_since(self.since));
         let elapsed = now.saturating_duration_since(self.since);
         let was_due = self.due <= now;
         let Goal::Until { plan, .. } = &mut self.goal else {
@@ -306,7 +299,7 @@ impl<K: Kind> Waiter<K> {
         }
     }
 
-    fn ended(&self, good: bool, now: Instant) -> Option<Ended> {
+    fn ended(&self, good: bool, sent: Instant, now: Instant) -> Option<Ended> {
         match &self.goal {
             Goal::Until {
                 operation,
@@ -315,6 +308,7 @@ impl<K: Kind> Waiter<K> {
             } if good => Some(Ended {
                 operation: *operation,
                 not_yet: self.not_yet,
+                done: sent.saturating_duration_since(self.since),
                 took: now.saturating_duration_since(self.since),
             }),
             Goal::Until { .. } | Goal::Fresh { .. } => None,
