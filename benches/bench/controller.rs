@@ -1,5 +1,5 @@
-//! The controller's RPCs, less the cloud's own time: what its operations take, and what its answers to the RPC's calls
-//! take a client that does nothing else, as many at once.
+//! The controller's RPCs, less the cloud's own time: what its answers to the RPC's calls take a client that does nothing
+//! else, as many at once. Its operations are over as soon as they are accepted.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -181,53 +181,30 @@ impl Bench {
     async fn life(&self, vm: &str) {
         let mut claim = Claim::new(Form::Mounted("ext4"));
         let id = claim.name.trim_start_matches("pvc-").replace('-', "");
-        self.call(
-            "CreateVolume",
-            &id,
-            claim.create(&self.client, (vm, ZONE), 100),
-        )
-        .await;
-        self.call(
-            "ControllerPublishVolume",
-            &id,
-            claim.attach(&self.client, vm),
-        )
-        .await;
+        self.call("CreateVolume", claim.create(&self.client, (vm, ZONE), 100))
+            .await;
+        self.call("ControllerPublishVolume", claim.attach(&self.client, vm))
+            .await;
         let mut client = self.client.clone();
         let request = ControllerGetVolumeRequest {
             volume_id: id.clone(),
         };
-        self.call("ControllerGetVolume", &id, async {
+        self.call("ControllerGetVolume", async {
             client.controller_get_volume(request).await.map(|_| ())
         })
         .await;
-        self.call(
-            "ControllerExpandVolume",
-            &id,
-            claim.grow_disk(&self.client, 200),
-        )
-        .await;
-        self.call(
-            "ControllerUnpublishVolume",
-            &id,
-            claim.detach(&self.client, vm),
-        )
-        .await;
-        self.call("DeleteVolume", &id, claim.delete(&self.client))
+        self.call("ControllerExpandVolume", claim.grow_disk(&self.client, 200))
             .await;
+        self.call("ControllerUnpublishVolume", claim.detach(&self.client, vm))
+            .await;
+        self.call("DeleteVolume", claim.delete(&self.client)).await;
     }
 
-    /// Measures a call, less what the cloud was at work for this disk meanwhile.
-    async fn call(
-        &self,
-        name: &'static str,
-        disk: &str,
-        call: impl Future<Output = Result<(), Status>>,
-    ) {
-        let (before, calls) = (self.cloud(disk), self.all_calls());
+    /// Measures a call, less what the cloud takes to answer it.
+    async fn call(&self, name: &'static str, call: impl Future<Output = Result<(), Status>>) {
+        let calls = self.all_calls();
         let took = timed(call).await;
-        let operations = self.cloud(disk).saturating_sub(before);
-        let own = took.saturating_sub(operations + self.answers(name, self.all_calls() - calls));
+        let own = took.saturating_sub(self.answers(name, self.all_calls() - calls));
         let mut samples = self.samples.lock().unwrap();
         match samples.iter_mut().find(|(known, _)| *known == name) {
             Some((_, times)) => times.push(own),
@@ -248,16 +225,5 @@ impl Bench {
         }
         let per_rpc = u32::try_from(known.0 / known.1.max(1)).unwrap();
         self.answer * per_rpc
-    }
-
-    fn cloud(&self, disk: &str) -> Duration {
-        let history = self.control.history();
-        let of = history
-            .iter()
-            .filter(|event| event.disk.as_deref() == Some(disk));
-        Duration::from_millis(
-            of.filter_map(|event| Some(event.done_ms? - event.at_ms))
-                .sum(),
-        )
     }
 }

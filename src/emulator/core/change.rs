@@ -24,10 +24,16 @@ impl Core {
         let number = live.track(disk);
         let (core, disk) = (Arc::clone(self), disk.to_owned());
         self.tasks.spawn(async move {
+            let over = async {
+                // The timer's tick would make a millisecond of nothing.
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+            };
             tokio::select! {
                 biased;
                 () = core.stop.cancelled() => {}
-                () = tokio::time::sleep(wait) => core.complete(&disk, change, number, event).await,
+                () = over => core.complete(&disk, change, number, event).await,
             }
         });
     }
