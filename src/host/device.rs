@@ -4,14 +4,16 @@
 //! the node's device number with the one that was found, and everything else is looked up by number.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::stat::{major, minor};
 
+use super::wait::Backoff;
 use super::{BlockDevice, DeviceFacts, HostError, fault};
 use crate::domain::device::{DevNo, ScsiAddress};
 
@@ -109,7 +111,7 @@ pub(super) fn open(device: &BlockDevice, how: Open) -> Result<File, HostError> {
             options.write(true).custom_flags(libc::O_EXCL);
         }
     }
-    let file = options.open(&device.path).map_err(|error| {
+    let file = insist(&options, device, how).map_err(|error| {
         if error.kind() == ErrorKind::ResourceBusy {
             return HostError::Busy {
                 path: device.path.clone(),
@@ -138,6 +140,22 @@ pub(super) fn open(device: &BlockDevice, how: Open) -> Result<File, HostError> {
         });
     }
     Ok(file)
+}
+
+/// Opens; an exclusive open is tried again for a moment. A tool that is being started elsewhere holds copies of this
+/// process's descriptors between fork and exec, so that a device that was closed just now may still count as held.
+fn insist(options: &OpenOptions, device: &BlockDevice, how: Open) -> io::Result<File> {
+    let until = Instant::now() + Duration::from_millis(100);
+    let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
+    loop {
+        match options.open(&device.path) {
+            Err(error)
+                if how == Open::Exclusive
+                    && error.kind() == ErrorKind::ResourceBusy
+                    && backoff.pause(until) => {}
+            other => return other,
+        }
+    }
 }
 
 /// The size in bytes, as the kernel has it now.
