@@ -4,9 +4,12 @@
 //! crash can finish what another began (unmounted, but the SCSI device still there). The kernel's state always wins
 //! over a record; a record of an earlier boot is a hint that must be proved.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +83,13 @@ impl Record {
 pub(crate) struct Records {
     dir: PathBuf,
     boot: String,
+    /// What [`Records::all`] read last, by file: every stage looks at the records of all volumes. A hint of a hint:
+    /// what is found is checked against the kernel, and a volume's own record is read from its file.
+    seen: Arc<Mutex<HashMap<PathBuf, (Version, Record)>>>,
 }
+
+/// What tells one content of a file from the next: inode, length, time of the last change.
+type Version = (u64, u64, i64, i64);
 
 impl Records {
     /// Records below `state_dir`, valid for boot `boot`.
@@ -88,6 +97,7 @@ impl Records {
         Self {
             dir: state_dir.join("staged"),
             boot: boot.to_owned(),
+            seen: Arc::default(),
         }
     }
 
@@ -131,13 +141,33 @@ impl Records {
             if path.extension().is_none_or(|ending| ending != "json") {
                 continue;
             }
-            match fs::read(&path) {
-                Ok(bytes) => found.extend(parse(&path, &bytes)),
+            match self.look(&path) {
+                Ok(record) => found.extend(record),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed("read", &path, &error)),
             }
         }
         Ok(found)
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Option<Record>> {
+        let meta = fs::metadata(path)?;
+        let version = (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
+        if let Some((then, record)) = self.seen().get(path)
+            && *then == version
+        {
+            return Ok(Some(record.clone()));
+        }
+        let record = parse(path, &fs::read(path)?);
+        if let Some(record) = &record {
+            let entry = (version, record.clone());
+            self.seen().insert(path.to_owned(), entry);
+        }
+        Ok(record)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<PathBuf, (Version, Record)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a record so that a kill leaves the old one or the new one, never half of one. Not synced: after a power
@@ -150,12 +180,14 @@ impl Records {
             fs::write(&draft, serde_json::to_vec(record)?)?;
             fs::rename(&draft, &path)
         };
+        self.seen().remove(&path);
         write().map_err(|error| failed("write", &path, &error))
     }
 
     /// Removes a record; missing is success.
     pub(crate) fn remove(&self, disk: &DiskName) -> Result<(), NodeError> {
         let path = self.path(disk);
+        self.seen().remove(&path);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove", &path, &error))
@@ -204,8 +236,16 @@ mod tests {
         assert_eq!(records.load(&disk).unwrap(), Some(record.clone()));
         assert_eq!(records.all().unwrap(), std::slice::from_ref(&record));
         assert_eq!((record.address(), record.devno()), (at, devno));
+        assert_eq!(records.all().unwrap(), std::slice::from_ref(&record));
+        let moved = Record {
+            minor: 32,
+            ..record
+        };
+        records.store(&disk, &moved).unwrap();
+        assert_eq!(records.all().unwrap(), [moved]);
         fs::write(records.path(&disk), b"{").unwrap();
         assert_eq!(records.load(&disk).unwrap(), None);
+        assert_eq!(records.all().unwrap(), []);
         records.remove(&disk).unwrap();
         records.remove(&disk).unwrap();
     }
