@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use self::error::NodeError;
 use self::kernel::Kernel;
+use self::known::Known;
 use self::records::Records;
 use super::deadline::caller_limit;
 use super::error::Failure;
@@ -45,6 +46,7 @@ mod expand;
 mod health;
 mod info;
 mod kernel;
+mod known;
 mod prepare;
 mod publish;
 mod records;
@@ -124,11 +126,13 @@ impl Node {
     #[must_use]
     pub fn new(host: Arc<dyn Host>, config: NodeConfig, jobs: Jobs) -> Self {
         let records = Records::new(&config.state_dir, &config.boot_id);
+        let known = Known::new(&config.state_dir);
         Self {
             kernel: Kernel {
                 host,
                 config: Arc::new(config),
                 records,
+                known,
             },
             jobs,
             reads: Jobs::default(),

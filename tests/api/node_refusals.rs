@@ -6,8 +6,8 @@ use additional_storage_csi::domain::capability::FsType;
 use additional_storage_csi::domain::device::{DevNo, ScsiAddress};
 use additional_storage_csi::domain::id::{DiskName, FsUuid};
 use additional_storage_csi::host::{Content, HostError};
-use additional_storage_csi::proto::csi::v1::NodeUnstageVolumeRequest;
 use additional_storage_csi::proto::csi::v1::volume_capability::access_mode::Mode;
+use additional_storage_csi::proto::csi::v1::{NodeStageVolumeRequest, NodeUnstageVolumeRequest};
 use tonic::Code;
 
 use crate::fake_host::{Disk, GIB, devno};
@@ -127,10 +127,70 @@ async fn a_volume_of_the_go_driver_is_taken_with_whatever_uuid_it_has() {
     let disk = node.host.plug(3);
     let formatted = known(FsType::Ext4, Some(other_uuid()));
     node.host.with(disk, |disk| disk.content = formatted);
+    node.try_stage(unpromised(&node, &[])).await.unwrap();
+    assert!(!node.host.changes().join("\n").contains("format"));
+}
+
+/// A request of a volume whose context promises no UUID.
+fn unpromised(node: &Harness, more: &[(&str, &str)]) -> NodeStageVolumeRequest {
     let mut request = node.stage_request(3, ext4());
     request.volume_context.remove("fsUuid");
-    node.try_stage(request).await.unwrap();
-    assert!(!node.host.changes().join("\n").contains("format"));
+    for (key, value) in more {
+        let pair = ((*key).to_owned(), (*value).to_owned());
+        request.volume_context.extend([pair]);
+    }
+    request
+}
+
+#[tokio::test]
+async fn a_volume_of_the_go_driver_keeps_the_file_system_that_the_node_has_seen() {
+    for first in [known(FsType::Ext4, Some(other_uuid())), Content::Blank] {
+        let node = Harness::new().await;
+        let disk = node.host.plug(3);
+        node.host.with(disk, |disk| disk.content = first.clone());
+        node.try_stage(unpromised(&node, &[])).await.unwrap();
+        let ours = node.host.with(disk, |disk| disk.content.clone());
+        node.unstage().await.unwrap();
+        let node = node.restarted(|_| {}).await;
+        let others = [
+            known(FsType::Ext4, Some(FsUuid::from_bytes([7; 16]))),
+            known(FsType::Ext4, None),
+            Content::Blank,
+            Content::NonZero { offset: 0 },
+        ];
+        for other in others {
+            let disk = node.host.plug(3);
+            node.host.with(disk, |disk| disk.content = other.clone());
+            let request = unpromised(&node, &[("nonZeroBlankDisk", "format")]);
+            let before = node.host.changes().len();
+            let note = format!("state/known/{DISK}");
+            let words = ["on this node before", "identityCheck", &note];
+            refused(
+                node.try_stage(request).await,
+                Code::FailedPrecondition,
+                &words,
+            );
+            assert_eq!(node.host.changes().len(), before, "{other:?}");
+            node.host.unplug(disk);
+        }
+        let disk = node.host.plug(3);
+        node.host.with(disk, |disk| disk.content = ours.clone());
+        node.try_stage(unpromised(&node, &[])).await.unwrap();
+        node.unstage().await.unwrap();
+        // Both ways out that the message names.
+        node.host.unplug(disk);
+        let disk = node.host.plug(3);
+        let other = known(FsType::Ext4, Some(FsUuid::from_bytes([8; 16])));
+        node.host.with(disk, |disk| disk.content = other);
+        let off = unpromised(&node, &[("identityCheck", "off")]);
+        node.try_stage(off).await.unwrap();
+        node.unstage().await.unwrap();
+        let note = node.dir.path().join(format!("state/known/{DISK}"));
+        std::fs::remove_file(note).unwrap();
+        let disk = node.host.plug(3);
+        node.host.with(disk, |disk| disk.content = Content::Blank);
+        node.try_stage(unpromised(&node, &[])).await.unwrap();
+    }
 }
 
 #[tokio::test]

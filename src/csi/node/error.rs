@@ -14,6 +14,8 @@ use crate::host::HostError;
 pub enum Advice {
     /// The disk carries another volume's file system.
     OverrideIdentity,
+    /// The disk does not carry what this volume had on this node before.
+    Forget,
     /// The disk carries something that is not asked for.
     EmptyIt,
     /// The disk is neither blank nor known.
@@ -32,6 +34,10 @@ impl fmt::Display for Advice {
             Self::OverrideIdentity => {
                 "Look in the control panel which disk is in this slot; if this disk is meant, use a PV whose \
                  attribute identityCheck is \"off\""
+            }
+            Self::Forget => {
+                "Look in the control panel which disk is in this slot; if this disk is meant, remove that file on the \
+                 node, or use a PV whose attribute identityCheck is \"off\""
             }
             Self::EmptyIt => {
                 "Wipe the disk by hand if nothing on it is needed, or use a PV that asks for what is there"

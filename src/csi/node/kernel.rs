@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::NodeConfig;
 use super::error::{Advice, NodeError};
+use super::known::Known;
 use super::records::{Record, Records};
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
@@ -19,6 +20,7 @@ pub(crate) struct Kernel {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) config: Arc<NodeConfig>,
     pub(crate) records: Records,
+    pub(crate) known: Known,
 }
 
 /// What is at a staging path.

@@ -5,6 +5,7 @@
 //! | blank, proven | format |
 //! | our own half-made file system | format again |
 //! | the file system asked for, with the UUID expected | use |
+//! | another one, or nothing, where no UUID is promised but this node knows one | refuse |
 //! | not zero, no signature | refuse, unless `nonZeroBlankDisk: format` |
 //! | anything else, or unknown | refuse |
 
@@ -65,7 +66,7 @@ pub(super) fn content(
     let ours = command.stamp();
     match kernel.host.probe(device)? {
         Content::Known { fs: found, uuid } if found == fs => {
-            identity(command, device, uuid)?;
+            identity(kernel, command, device, uuid)?;
             Ok(Carried::Known)
         }
         Content::Known { fs: found, .. } => Err(wrong(
@@ -105,10 +106,22 @@ pub(super) fn content(
 }
 
 /// The file system is the volume's: its UUID is the one that CreateVolume promised. A volume of the Go driver or
-/// an imported one has no promise, and any file system of the right type is taken.
-fn identity(command: &Stage, device: &BlockDevice, found: Option<FsUuid>) -> Result<(), NodeError> {
+/// an imported one has no promise: any file system of the right type is taken the first time, and the same one ever after.
+fn identity(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    found: Option<FsUuid>,
+) -> Result<(), NodeError> {
     let Some(expected) = &command.fs_uuid else {
-        return Ok(());
+        let words = found.as_ref().map_or_else(
+            || "a file system without UUID".to_owned(),
+            |uuid| format!("UUID {uuid}"),
+        );
+        if same_as_before(kernel, command, device, found.as_ref(), words)? {
+            return Ok(());
+        }
+        return found.map_or(Ok(()), |uuid| kernel.known.keep(&command.disk, &uuid));
     };
     if found.as_ref() == Some(expected) {
         return Ok(());
@@ -127,6 +140,34 @@ fn identity(command: &Stage, device: &BlockDevice, found: Option<FsUuid>) -> Res
         expected: format!("a file system with UUID {expected}"),
         found: format!("UUID {found}"),
         advice: Advice::OverrideIdentity,
+    })
+}
+
+/// Whether a volume without a promise has the file system that it had on this node before; an error if it has another.
+/// `false` means that nothing is remembered, or that it is not to be looked at.
+fn same_as_before(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    found: Option<&FsUuid>,
+    words: String,
+) -> Result<bool, NodeError> {
+    let Some(before) = kernel.known.recall(&command.disk)? else {
+        return Ok(false);
+    };
+    if found == Some(&before) {
+        return Ok(true);
+    }
+    if !command.identity_check {
+        return Ok(false);
+    }
+    let note = kernel.known.path(&command.disk);
+    Err(NodeError::WrongDisk {
+        device: device.path.clone(),
+        volume: command.disk.to_string(),
+        expected: format!("UUID {before}, which it had on this node before ({note:?})"),
+        found: words,
+        advice: Advice::Forget,
     })
 }
 
@@ -153,6 +194,11 @@ fn format(
             users: "a mount, although no file system was found on it".to_owned(),
         });
     }
+    let promised = command.fs_uuid.is_some();
+    if !promised {
+        let words = "no file system".to_owned();
+        same_as_before(kernel, command, device, None, words)?;
+    }
     // sysfs may still show the identity of a disk that was in this slot before; a rescan reads it anew.
     kernel.host.rescan(device)?;
     unchanged(kernel, command, device, &proof.facts)?;
@@ -165,6 +211,9 @@ fn format(
     tracing::info!(device = ?device.path, devno = %device.devno, %fs, uuid = %plan.uuid, "formatting");
     let until = Instant::now() + kernel.config.timeouts.format;
     kernel.host.format(device, &plan, until)?;
+    if !promised {
+        kernel.known.keep(&command.disk, &plan.uuid)?;
+    }
     Ok(Carried::Made)
 }
 

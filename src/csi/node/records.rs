@@ -207,7 +207,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Option<Record> {
     }
 }
 
-fn failed(action: &'static str, path: &Path, error: &io::Error) -> NodeError {
+pub(super) fn failed(action: &'static str, path: &Path, error: &io::Error) -> NodeError {
     NodeError::Record {
         action,
         path: path.to_owned(),
