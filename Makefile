@@ -11,7 +11,7 @@ STATIC := $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanity bench lint build release crash storm scsi e2e e2e-vm quickstart clean
+.PHONY: help demo test sanity bench bench-scsi lint build release crash storm scsi e2e e2e-vm quickstart clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ bench: release ## Measure the release binary; table on the terminal, rows in tar
 	@# A copy of what is shipped: cargo builds the program again for a bench, with the tests' features, to the same place.
 	@install -D $(TARGET_DIR)/$(MUSL)/release/$(BIN) $(TARGET_DIR)/bench/$(BIN)
 	@CSI_BINARY=$(abspath $(TARGET_DIR))/bench/$(BIN) cargo bench --locked --target $(MUSL) --bench bench
+	@[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-scsi
+
+bench-scsi: ## Measure the release binary on real SCSI in a VM, as `make bench` does; rows in target/bench.json
+	@scripts/prepare.sh scsi
+	@[ -x $(TARGET_DIR)/bench/$(BIN) ] || { $(MAKE) --no-print-directory release && \
+	  install -D $(TARGET_DIR)/$(MUSL)/release/$(BIN) $(TARGET_DIR)/bench/$(BIN); }
+	@lab=$$(scripts/vm/setup.sh) && VM_LAB=$$lab BENCH_ROWS=1 CSI_BINARY=$(abspath $(TARGET_DIR))/bench/$(BIN) \
+	  cargo test --locked --test scsi -- bench:
 
 lint: ## Format, clippy, docs, shell scripts, dependency policy
 	@scripts/prepare.sh lint

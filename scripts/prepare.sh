@@ -24,9 +24,11 @@ if for_any demo test sanity scsi; then
 fi
 # strace kills the plugin at chosen system calls.
 if for_any test scsi; then need strace strace; fi
+# Holders of disks: device mapper and RAID, in VMs.
+if for_any test scsi; then need dmsetup dmsetup; need mdadm mdadm; fi
 if for_any release test scsi e2e; then need musl-gcc musl-tools; fi
 # Makers of disks that must be refused: partitions, LVM, RAID, encryption.
-if for_any test; then need sfdisk fdisk; need pvcreate lvm2; need mdadm mdadm; need cryptsetup cryptsetup-bin; fi
+if for_any test; then need sfdisk fdisk; need pvcreate lvm2; need cryptsetup cryptsetup-bin; fi
 if for_any test e2e; then
   need ip iproute2; need openssl openssl; need sysctl procps; need dpkg-deb dpkg; need python3 python3
   python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)

@@ -232,11 +232,19 @@ impl Vm {
         self.port
     }
 
+    /// Whether QEMU runs; it ends when the guest reboots.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.qemu.try_wait(), Ok(None))
+    }
+
     /// Cuts the power: what was not synced is lost.
     ///
     /// # Errors
     /// [`VmError::Io`] when QEMU cannot be killed.
     pub async fn power_cut(&mut self) -> Result<(), VmError> {
+        if !self.is_running() {
+            return Ok(());
+        }
         self.qemu.kill().await.map_err(|e| VmError::Io {
             action: "cut the power of",
             vm: self.config.dir.clone(),

@@ -27,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!("swapped slots are refused and no byte changes", swapped),
     case!("a disk exchanged under a live mount is told", exchanged),
+    case!(
+        "a volume that promises no UUID gets no other disk than before on this node",
+        unpromised
+    ),
 ];
 
 /// Writes its serial, so that the kernel's view can be told from the truth.
@@ -105,9 +109,7 @@ async fn stale(lab: Arc<Lab>) -> Result<()> {
 /// sysfs shows a blank disk; behind it is another volume's data.
 async fn stale_with_data(lab: Arc<Lab>) -> Result<()> {
     let vm = lab.vm();
-    let mut blank = Volume::new(&lab, "ext4", 512, 6)?;
-    let uuid = format!("00000000-0000-0000-0000-{}", &blank.id[20..]);
-    blank.volume_context.insert("fsUuid".to_owned(), uuid);
+    let blank = Volume::new(&lab, "ext4", 512, 6)?.promised();
     for form in ["ext4", "xfs"] {
         let victim = Volume::new(&lab, form, 512, 6)?;
         filled(vm, &victim).await?;
@@ -132,9 +134,7 @@ async fn swapped(lab: Arc<Lab>) -> Result<()> {
     let vm = lab.vm();
     let mut pair = Vec::new();
     for target in [2, 3] {
-        let mut volume = Volume::new(&lab, "ext4", 256, target)?;
-        let uuid = format!("00000000-0000-0000-0000-{}", &volume.id[20..]);
-        volume.volume_context.insert("fsUuid".to_owned(), uuid);
+        let volume = Volume::new(&lab, "ext4", 256, target)?.promised();
         filled(vm, &volume).await?;
         pair.push(volume);
     }
@@ -194,4 +194,39 @@ async fn exchanged(lab: Arc<Lab>) -> Result<()> {
     volume.unpublish(vm).await?;
     volume.unstage(vm).await?;
     vm.unplug(&other.plug.id).await
+}
+
+/// As those of the Go driver. Between two stages the slot gets another disk, with or without a file system.
+async fn unpromised(lab: Arc<Lab>) -> Result<()> {
+    let vm = lab.vm();
+    for form in ["ext4", "xfs"] {
+        let volume = Volume::new(&lab, form, 512, 6)?;
+        let sum = filled(vm, &volume).await?;
+        let stranger = Volume::new(&lab, form, 512, 6)?;
+        filled(vm, &stranger).await?;
+        let blank = Volume::new(&lab, form, 512, 6)?;
+        for other in [&stranger, &blank] {
+            let before = checksum(&other.plug.file)?;
+            vm.plug(&other.plug).await?;
+            let status = volume
+                .stage(vm)
+                .await
+                .err()
+                .context("staged another's disk")?;
+            println!("         {form}: {:?}: {}", status.code(), status.message());
+            ensure!(
+                status.code() == Code::FailedPrecondition
+                    && status.message().contains("on this node before"),
+                "{status:?}"
+            );
+            vm.sh("for d in /sys/block/sd*; do echo 1 >$d/device/delete; done")
+                .await?;
+            vm.unplug(&other.plug.id).await?;
+            ensure!(checksum(&other.plug.file)? == before, "bytes changed");
+        }
+        volume.up(vm).await.context("its own disk")?;
+        ensure!(volume.read(vm, 1).await? == sum, "other data");
+        volume.down(vm).await?;
+    }
+    Ok(())
 }

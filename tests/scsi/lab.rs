@@ -60,7 +60,7 @@ impl Setting {
 }
 
 /// What the VMs of a group are made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Spec {
     /// One more than this many VMs.
     pub(crate) more_vms: u32,
@@ -87,6 +87,8 @@ impl Spec {
 #[derive(Debug)]
 pub(crate) struct Lab {
     dir: PathBuf,
+    /// What `make scsi` prepared: the kernel, its modules.
+    pub(crate) parts: PathBuf,
     pub(crate) machines: Vec<Machine>,
     pub(crate) emulator: Emulator,
     pub(crate) controller: ControllerClient<Channel>,
@@ -129,6 +131,7 @@ impl Lab {
         let controller = ControllerClient::new(connect(&socket).await?);
         Ok(Self {
             dir,
+            parts: setting.lab.clone(),
             machines,
             emulator,
             controller,

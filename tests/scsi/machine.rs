@@ -24,6 +24,9 @@ pub(crate) const KUBELET: &str = "/var/lib/kubelet";
 /// The plugin's records in the VM.
 pub(crate) const RECORDS: &str =
     "/var/lib/kubelet/plugins/additional-storage.csi.nifcloud.com/state/staged";
+/// What the plugin remembers of volumes that promise no UUID.
+pub(crate) const KNOWN: &str =
+    "/var/lib/kubelet/plugins/additional-storage.csi.nifcloud.com/state/known";
 /// Longest script.
 const SCRIPT: Duration = Duration::from_secs(240);
 
@@ -91,6 +94,11 @@ impl Machine {
         let _place = self.scripts.acquire().await?;
         let out = self.vm.read().await.run(script, SCRIPT).await?;
         Ok((out.code, out.text))
+    }
+
+    /// Copies a program or another file into the VM.
+    pub(crate) async fn put(&self, from: &Path, to: &str) -> Result<()> {
+        Ok(self.vm.read().await.put(from, to, 0o755).await?)
     }
 
     /// How long bare system calls take; see [`Vm::time`].
@@ -185,8 +193,33 @@ impl Machine {
         Ok(())
     }
 
-    /// Cuts the power and boots again; the kubelet's directory and the plugin's records are kept if `records`.
+    /// Cuts the power and boots again; the plugin's records are kept if `records`.
     pub(crate) async fn power_cycle(&self, records: bool) -> Result<()> {
+        self.boot_anew(records, false).await
+    }
+
+    /// Reboots in good order, as an init system does: the plugin gets SIGTERM and some time, then every process SIGKILL;
+    /// all is unmounted, the kernel shuts its devices down.
+    pub(crate) async fn reboot(&self, records: bool) -> Result<()> {
+        self.boot_anew(records, true).await
+    }
+
+    async fn shut_down(&self) -> Result<()> {
+        let told = self
+            .sh("p=$(cat /csi/pid); kill $p; n=0; while kill -0 $p && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done 2>/dev/null; \
+                 killall -9 driver 2>/dev/null; umount -a -t ext3,ext4,xfs,btrfs || echo busy; sync; \
+                 setsid sh -c 'sleep 0.3; reboot -f' >/dev/null 2>&1 </dev/null &")
+            .await?;
+        ensure!(!told.contains("busy"), "not unmounted: {told}");
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.vm.write().await.is_running() {
+            ensure!(Instant::now() < end, "{} does not go down", self.name);
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    async fn boot_anew(&self, records: bool, clean: bool) -> Result<()> {
         let kept = if records {
             self.sh(&format!(
                 "cd {RECORDS} 2>/dev/null && for f in *.json; do echo \"$f $(cat $f)\"; done"
@@ -196,6 +229,9 @@ impl Machine {
         } else {
             String::new()
         };
+        if clean {
+            self.shut_down().await?;
+        }
         let mut vm = self.vm.write().await;
         vm.power_cut().await?;
         vm.boot_again().await?;

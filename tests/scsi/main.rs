@@ -19,6 +19,7 @@
 mod bench;
 mod broken;
 mod faults;
+mod holders;
 mod identity;
 mod kill;
 mod lab;
@@ -34,7 +35,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lab::{Lab, Setting, Spec};
@@ -71,6 +72,9 @@ macro_rules! case {
 }
 pub(crate) use case;
 
+/// VMs of groups that have ended well, for others of the same kind: a boot costs ten seconds.
+type Idle = Mutex<Vec<(Spec, Arc<Lab>)>>;
+
 /// Cases that share VMs.
 struct Group {
     name: &'static str,
@@ -100,11 +104,13 @@ fn groups() -> Vec<Group> {
         ..one()
     };
     vec![
-        group("kill", one(), kill::CASES),
+        group("kill", one(), kill::STAGE),
         group("power", one(), power::CASES),
+        group("kill", one(), kill::OTHERS),
         group("faults", controllers, faults::CASES),
         group("life", one(), life::CASES),
         group("broken", one(), broken::CASES),
+        group("holders", one(), holders::CASES),
         group("full", one(), many::FULL),
         group("pulled", one(), pulled::CASES),
         group("deaf", deaf, identity::CASES),
@@ -119,10 +125,29 @@ struct Tally {
     failed: Vec<String>,
 }
 
+/// VMs of this kind, if some are idle. For a group that is to be alone all others end.
+async fn reuse(idle: &Idle, spec: &Spec) -> Option<Arc<Lab>> {
+    let (found, rest) = {
+        let mut idle = idle.lock().unwrap();
+        let place = idle.iter().position(|(kind, _)| kind == spec);
+        let found = place.map(|place| idle.swap_remove(place).1);
+        let rest = if spec.alone {
+            idle.split_off(0)
+        } else {
+            Vec::new()
+        };
+        (found, rest)
+    };
+    for (_, lab) in rest {
+        lab.stop().await;
+    }
+    found
+}
+
 /// Runs a group's cases one after the other; after a failure the rest get new VMs.
-async fn run(setting: Arc<Setting>, group: Group, filters: Vec<String>) -> Tally {
+async fn run(setting: Arc<Setting>, idle: &Idle, group: Group, filters: Vec<String>) -> Tally {
     let mut tally = Tally::default();
-    let mut lab: Option<Arc<Lab>> = None;
+    let mut lab = reuse(idle, &group.spec).await;
     for case in group.cases {
         let name = format!("{}: {}", group.name, case.name);
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter)) {
@@ -147,7 +172,7 @@ async fn run(setting: Arc<Setting>, group: Group, filters: Vec<String>) -> Tally
         }
     }
     if let Some(lab) = lab {
-        lab.stop().await;
+        idle.lock().unwrap().push((group.spec, lab));
     }
     tally
 }
@@ -190,14 +215,16 @@ async fn all(setting: Setting, filters: Vec<String>) -> Tally {
         Arc::new(setting),
         Arc::new(Semaphore::new(usize::try_from(VMS).unwrap())),
     );
+    let idle = Arc::new(Idle::default());
     let mut running = JoinSet::new();
     for group in groups() {
         // Taken here, in order: the groups start as they are listed.
         let permit = Arc::clone(&places).acquire_many_owned(group.spec.places());
         let permit = permit.await.unwrap();
         let (setting, filters) = (Arc::clone(&setting), filters.clone());
+        let idle = Arc::clone(&idle);
         running.spawn(async move {
-            let tally = run(setting, group, filters).await;
+            let tally = run(setting, &idle, group, filters).await;
             drop(permit);
             tally
         });
@@ -207,6 +234,10 @@ async fn all(setting: Setting, filters: Vec<String>) -> Tally {
         let tally = tally.unwrap();
         all.passed += tally.passed;
         all.failed.extend(tally.failed);
+    }
+    let rest = idle.lock().unwrap().split_off(0);
+    for (_, lab) in rest {
+        lab.stop().await;
     }
     all
 }

@@ -1,9 +1,10 @@
-//! VMs that lose their power: what was synced is there, what was begun is finished by the next call.
+//! VMs that lose their power or reboot: what was synced is there, what was begun is finished by the next call.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::lab::Lab;
@@ -25,6 +26,16 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         "growth that lost its power is finished, with the data intact",
         while_growing,
+        900
+    ),
+    case!(
+        "a reboot in good order during a stage leaves nothing that the next stage does not finish",
+        reboot_while_staging,
+        900
+    ),
+    case!(
+        "a reboot in good order under running pods loses no byte, synced or not",
+        reboot_in_use,
         900
     ),
     case!(
@@ -117,6 +128,80 @@ async fn while_formatting(lab: Arc<Lab>) -> Result<()> {
             ensure!(volume.read(vm, 1).await? == sum, "other data");
             volume.down(vm).await?;
         }
+    }
+    Ok(())
+}
+
+/// SIGTERM comes in the middle of mkfs; the plugin drains what it can.
+async fn reboot_while_staging(lab: Arc<Lab>) -> Result<()> {
+    let vm = lab.vm();
+    for (wait, records) in [(200, true), (800, false)] {
+        let mut volumes = one_of_each(&lab, &FORMS[..3], 60 << 10)?;
+        volumes.push(Volume::new(&lab, FORMS[3], 8 << 10, 4)?);
+        fastrand::shuffle(&mut volumes);
+        for volume in &volumes {
+            vm.plug(&volume.plug).await?;
+        }
+        let staging = async {
+            let mut calls = JoinSet::new();
+            for volume in volumes.clone() {
+                let lab = Arc::clone(&lab);
+                calls.spawn(async move { volume.stage(lab.vm()).await.is_ok() });
+            }
+            calls.join_all().await
+        };
+        let rebooting = async {
+            sleep(Duration::from_millis(wait)).await;
+            vm.reboot(records).await
+        };
+        // Calls that the reboot cuts end with it.
+        tokio::select! {
+            biased;
+            done = rebooting => done?,
+            _ = async { staging.await; std::future::pending::<()>().await } => {}
+        }
+        for volume in &volumes {
+            vm.plug(&volume.plug).await?;
+        }
+        vm.wait_for_disks(volumes.len()).await?;
+        for volume in &volumes {
+            volume.stage(vm).await.context("stage after the reboot")?;
+            volume.publish(vm).await.context("publish after it")?;
+            let sum = volume.write(vm, 1).await?;
+            ensure!(volume.read(vm, 1).await? == sum, "other data");
+            volume.down(vm).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn reboot_in_use(lab: Arc<Lab>) -> Result<()> {
+    let vm = lab.vm();
+    let volumes = one_of_each(&lab, &["ext4", "xfs", "btrfs", "ext3", "block"], 512)?;
+    let mut sums = Vec::new();
+    for volume in &volumes {
+        volume.up(vm).await?;
+        sums.push(volume.write(vm, 2).await?);
+    }
+    for volume in &volumes[..4] {
+        // Not synced: unmounting does that.
+        vm.sh(&format!("echo late >{}/late", volume.target()))
+            .await?;
+    }
+    vm.reboot(true).await?;
+    for volume in &volumes {
+        vm.plug(&volume.plug).await?;
+    }
+    vm.wait_for_disks(volumes.len()).await?;
+    for (volume, sum) in volumes.iter().zip(sums) {
+        volume.stage(vm).await.context("stage after the reboot")?;
+        volume.publish(vm).await.context("publish after it")?;
+        ensure!(volume.read(vm, 2).await? == sum, "other data");
+        if volume.plug.target < 5 {
+            let late = vm.sh(&format!("cat {}/late", volume.target())).await?;
+            ensure!(late == "late", "{late:?}");
+        }
+        volume.down(vm).await?;
     }
     Ok(())
 }

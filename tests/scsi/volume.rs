@@ -71,6 +71,13 @@ impl Volume {
         Ok(volume)
     }
 
+    /// As a volume of CreateVolume: its context promises the file system's UUID. Without, it is as one of the Go driver.
+    pub(crate) fn promised(mut self) -> Self {
+        let uuid = format!("00000000-0000-0000-0000-{}", &self.id[20..]);
+        self.volume_context.insert("fsUuid".to_owned(), uuid);
+        self
+    }
+
     /// Puts it into another slot.
     pub(crate) fn at(&mut self, bus: u8, target: u8) {
         (self.plug.bus, self.plug.target) = (bus, target);
