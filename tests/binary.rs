@@ -2,10 +2,14 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
     reason = "tests start the program itself"
 )]
+
+#[path = "binary/bad_input.rs"]
+mod bad_input;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
