@@ -8,6 +8,8 @@ MUSL  := $(ARCH)-unknown-linux-musl
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The static binary, unoptimised and small enough to be copied into VMs.
 STATIC := $(TARGET_DIR)/$(MUSL)/debug/$(BIN).stripped
+# Where scripts/prepare.sh puts what a distribution has too old or not at all: Go, Rust.
+export PATH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nifcloud-additional-storage-csi/go/bin:$(PATH):$(HOME)/.cargo/bin
 export GIT_SHA ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help

@@ -41,6 +41,11 @@ fi
 
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
+# A machine that was never updated has no package lists.
+if have apt-get && { [ "$(id -u)" = 0 ] || have sudo; } && [ -z "$(apt-cache madison build-essential 2>/dev/null)" ]; then
+  say "reading the package lists (apt-get update)"
+  "${as_root[@]}" apt-get update -q >&2 || true
+fi
 
 install_packages() {
   say "installing: $* (apt-get)"
@@ -64,14 +69,33 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 have cc || { say "a C compiler is needed for the TLS library: install build-essential (Debian) or gcc"; exit 69; }
 
-# Rust: rustup brings the toolchain that rust-toolchain.toml names.
+# The installer and its checksum come from where rustup takes every toolchain.
+fetch_rustup() (
+  directory=$(mktemp -d)
+  trap 'rm -rf "$directory"' EXIT
+  cd "$directory"
+  from=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init
+  curl --proto '=https' --tlsv1.2 -sSfL -o rustup-init "$from" &&
+    curl --proto '=https' --tlsv1.2 -sSfL "$from.sha256" | awk '{print $1 "  rustup-init"}' | sha256sum --check --quiet &&
+    chmod +x rustup-init && ./rustup-init -y -q --no-modify-path --profile minimal --default-toolchain none >&2
+)
+
+# Rust: rustup brings the toolchain that rust-toolchain.toml names. Debian 13 and Ubuntu 24.04 have a package of it.
 if ! have cargo; then
-  [ -x "$HOME/.cargo/bin/cargo" ] && { say "cargo is in $HOME/.cargo/bin: add it to PATH"; exit 69; }
-  if have apt-get && [ -n "$(apt-cache madison rustup 2>/dev/null)" ]; then
+  candidate=""
+  if have apt-get && { [ "$(id -u)" = 0 ] || have sudo; }; then
+    candidate=$(apt-cache policy rustup 2>/dev/null | sed -n 's/.*Candidate: \([0-9].*\)/\1/p')
+  fi
+  if [ -n "$candidate" ]; then
     install_packages rustup
   else
-    say "Rust is missing: install rustup as https://rustup.rs says, then run this again"
-    exit 69
+    say "installing: rustup, by its own installer, into $HOME/.cargo (nothing else of yours is changed)"
+    have curl || install_packages curl ca-certificates || true
+    fetch_rustup || {
+      say "Rust is missing: install rustup as https://rustup.rs says, then run this again"
+      exit 69
+    }
+    PATH=$HOME/.cargo/bin:$PATH
   fi
 fi
 if have rustup; then
@@ -86,16 +110,29 @@ if have rustup; then
   fi
 fi
 
-# Go: csi-sanity is a Go program. 1.21 and newer fetch the version that its module asks for.
-case $what in
-  test | sanity | scsi | e2e)
-    if ! have go; then
-      version=$(apt-cache policy golang-go 2>/dev/null | sed -n 's/.*Candidate: 2:\(1\.[0-9]*\).*/\1/p')
-      if [ -n "$version" ] && [ "${version#1.}" -ge 21 ] && { [ "$(id -u)" = 0 ] || have sudo; }; then
-        install_packages golang-go || true
-      else
-        say "Go 1.21 or newer is missing (https://go.dev/dl, or package golang of a newer release): what needs it is left out"
-      fi
-    fi ;;
-esac
+# Go: csi-sanity and Kubernetes are Go programs. 1.21 and newer fetch the version that a module asks for; an older one
+# (Debian 12) can at least fetch a newer one as a module, verified like any other.
+go_version=1.26.8
+go_home=${XDG_CACHE_HOME:-$HOME/.cache}/nifcloud-additional-storage-csi/go
+fetch_go() {
+  local module directory old=go
+  case $(uname -m) in x86_64) module=linux-amd64 ;; aarch64) module=linux-arm64 ;; *) return 1 ;; esac
+  have go || install_packages golang-go ca-certificates || return 1
+  [ -x /usr/bin/go ] && old=/usr/bin/go
+  say "installing: Go $go_version into $go_home (go mod download)"
+  directory=$(GOFLAGS=-modcacherw "$old" mod download -json "golang.org/toolchain@v0.0.1-go$go_version.$module" | sed -n 's/.*"Dir": "\(.*\)",*/\1/p')
+  [ -n "$directory" ] || return 1
+  rm -rf "$go_home.part" "$go_home"
+  mkdir -p "$(dirname "$go_home")"
+  cp -r "$directory" "$go_home.part"
+  # A module's files carry no right to be executed.
+  find "$go_home.part/bin" "$go_home.part/pkg/tool" -type f -exec chmod +x {} +
+  mv "$go_home.part" "$go_home"
+}
+# Whether Go is there and new enough.
+go_fits() { have go && case $(go env GOVERSION 2>/dev/null) in go1.2[1-9]* | go1.[3-9][0-9]*) ;; *) false ;; esac; }
+if for_any test sanity scsi e2e && ! go_fits; then
+  if ! have go && have apt-get; then install_packages golang-go || true; fi
+  go_fits || fetch_go || say "Go 1.21 or newer is missing (https://go.dev/dl, or package golang of a newer release): what needs it is left out"
+fi
 exit 0

@@ -21,7 +21,7 @@ started=$SECONDS
 # --- Go programs. One value of CGO_ENABLED and -trimpath for all: otherwise they share nothing of the build cache.
 build_programs() {
   local bin=$1 work=$2
-  export CGO_ENABLED=0 GOFLAGS=-mod=mod GOTOOLCHAIN=local
+  export CGO_ENABLED=0 GOFLAGS=-mod=mod GOTOOLCHAIN=auto
   mkdir -p "$bin" "$work/kube"
   cp "$here"/kube/main.go "$work/kube/"
   local module
