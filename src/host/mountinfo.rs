@@ -225,7 +225,9 @@ mod tests {
             want.extend(&name);
             let entry = parse_line(&line).unwrap();
             prop_assert_eq!(&entry.target, &path(&escape(&want)));
-            let table = [b"1 0 0:5 / /x ro - tmpfs  rw".as_slice(), &line].join(&b'\n');
+            // Longer than any path that is made here.
+            let other = format!("1 0 0:5 / /{} ro - tmpfs  rw", "x".repeat(60));
+            let table = [other.as_bytes(), &line].join(&b'\n');
             prop_assert_eq!(parse_at(&table, &entry.target), vec![entry]);
             prop_assert_eq!(unescape(&escape(&name)), name);
         }
