@@ -16,7 +16,8 @@ def a_kubelet_killed_while_it_stages_finishes_after_its_restart(world: World) ->
     for number, pause in enumerate((0.0, 0.2)):
         name = f"staged{number}"
         world.claim(name)
-        world.pod(name, name, node=node)
+        # A kubelet that starts again is not ready for some seconds: these pods are not to leave for that.
+        world.pod(name, name, node=node, tolerations=[{"key": SPARE, "operator": "Exists"}])
         handle = world.handle(name)
         wait("the disk attached", lambda name=name: attached(world, name), 60, every=0.02)
         time.sleep(pause)
