@@ -39,6 +39,8 @@ pub struct Rig {
     pub emulator: Arc<Emulator>,
     pub client: ControllerClient<Channel>,
     pub jobs: Jobs,
+    /// The driver's client, for calls past the driver.
+    pub cloud: Arc<dyn Cloud>,
     _dir: tempfile::TempDir,
     stop: CancellationToken,
 }
@@ -90,7 +92,11 @@ impl Rig {
         config.endpoint = Some(emulator.endpoint());
         let cloud: Arc<dyn Cloud> = Arc::new(Client::new(config).unwrap());
         let jobs = Jobs::default();
-        let service = Controller::new(Arc::new(Fleet::new(cloud)), settings, jobs.clone());
+        let service = Controller::new(
+            Arc::new(Fleet::new(Arc::clone(&cloud))),
+            settings,
+            jobs.clone(),
+        );
         let dir = tempfile::tempdir().unwrap();
         let endpoint = Endpoint::parse(dir.path().join("c.sock").to_str().unwrap()).unwrap();
         let bound = endpoint.bind(0o600).await.unwrap();
@@ -111,6 +117,7 @@ impl Rig {
             emulator,
             client: ControllerClient::new(channel),
             jobs,
+            cloud,
             _dir: dir,
             stop,
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use additional_storage_csi::emulator::{Effect, Latency};
+use additional_storage_csi::domain::id::{DiskName, VmName};
+use additional_storage_csi::emulator::{Config, Effect, Latency};
 use tonic::Code;
 
 use crate::controller_harness::{
@@ -187,8 +188,10 @@ async fn the_late_end_of_one_growth_does_not_make_another_one_look_like_a_public
         rig.fault("AttachVolume", 0, Effect::HoldBefore);
         let (size, ()) = tokio::join!(grow(&twin, 300), async {
             let lending = parked(&rig, &[end]).await;
+            // One entry more than the second growth has made, which makes none if its anchor is the first one's.
+            let before = journals();
             rig.control().release(end);
-            while journals() < 3 {
+            while journals() == before {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             rig.control().release(lending);
@@ -198,6 +201,30 @@ async fn the_late_end_of_one_growth_does_not_make_another_one_look_like_a_public
     let (first, ()) = tokio::join!(grow(&rig, 200), second);
     assert!(first >= 200);
     free(&rig).await;
+}
+
+#[tokio::test]
+async fn a_lending_that_comes_about_by_an_attempt_that_was_given_up_ends_too() {
+    let config = Config::default().vm("node1", "east-11");
+    let rig = Rig::with(config).await;
+    rig.create(immediate()).await.unwrap();
+    rig.fault("AttachVolume", 0, Effect::HoldBefore);
+    let (size, ()) = tokio::join!(grow(&rig, 200), async {
+        let first = parked(&rig, &[]).await;
+        rig.fault("AttachVolume", 0, Effect::HoldBefore);
+        rig.control().drop_held(first);
+        let second = parked(&rig, &[first]).await;
+        // The first request, on a longer way.
+        let (disk, vm) = (
+            DiskName::parse(DISK).unwrap(),
+            VmName::parse("node1").unwrap(),
+        );
+        rig.cloud.attach_disk(&disk, &vm).await.unwrap();
+        rig.control().release(second);
+    });
+    assert_eq!(size, 200);
+    assert_eq!(rig.holder(DISK), None, "{:?}", rig.changes());
+    rig.delete(DISK).await.unwrap();
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ struct Lending {
     named: Option<VmName>,
     /// Where this job has attached the disk.
     anchor: Option<VmName>,
+    /// Where it has tried to, with an outcome that is unknown: the call may still arrive.
+    attempted: Vec<VmName>,
     /// Whether it has given others, who may be lending or publishing the disk, time to show it.
     doubted: bool,
 }
@@ -171,8 +173,8 @@ async fn lend(
         }
         Sent::Again(why) => {
             if why.as_ref().is_some_and(CallError::outcome_unknown) {
-                // If the disk is found there, it may be for this call.
-                lending.named = None;
+                // If the disk is found there, now or after the next entry in the journal, it may be for this call.
+                lending.attempted.push(vm.clone());
             }
             tries.count(why)
         }
@@ -191,7 +193,7 @@ async fn give_back(kernel: &Kernel, disk: &Disk, lending: &mut Lending) -> Outco
             return Ok(true);
         }
         let mine = lending.anchor.as_ref() == Some(vm);
-        if !mine && lending.named.as_ref() == Some(vm) {
+        if !mine && lending.named.as_ref() == Some(vm) && !lending.attempted.contains(vm) {
             // Named here when the disk was detached, attached by another call: it is being published there, or lent by
             // somebody who will end that.
             return Ok(true);
