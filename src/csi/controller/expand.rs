@@ -43,8 +43,13 @@ pub(super) async fn expand(kernel: &Kernel, command: &Expand) -> Outcome<DiskSiz
     let name = &command.disk;
     let mut tries = Tries::new(name);
     let mut lending = Lending::default();
+    let mut seen = None;
     loop {
-        let disk = kernel.settled(name).await?.ok_or_else(|| no_disk(name))?;
+        // The read that saw a step end is as good as another one.
+        let disk = match seen.take() {
+            Some(disk) => disk,
+            None => kernel.settled(name).await?.ok_or_else(|| no_disk(name))?,
+        };
         let goal = goal(&disk, command.range)?;
         if disk.size >= goal {
             if give_back(kernel, &disk, &mut lending).await? {
@@ -53,7 +58,7 @@ pub(super) async fn expand(kernel: &Kernel, command: &Expand) -> Outcome<DiskSiz
             continue;
         }
         match disk.holder().cloned() {
-            Some(vm) => step(kernel, &disk, &vm, goal, &mut tries).await?,
+            Some(vm) => seen = step(kernel, &disk, &vm, goal, &mut tries).await?,
             None => lend(kernel, disk, &mut lending, &mut tries).await?,
         }
     }
@@ -90,20 +95,20 @@ fn goal(disk: &Disk, range: CapacityRange) -> Outcome<DiskSize> {
     }
 }
 
-/// One step of 100 GiB, if the read right before it still asks for one.
+/// One step of 100 GiB, if the read right before it still asks for one. Answers the disk after it, where that was seen.
 async fn step(
     kernel: &Kernel,
     disk: &Disk,
     vm: &VmName,
     goal: DiskSize,
     tries: &mut Tries<'_>,
-) -> Outcome<()> {
+) -> Outcome<Option<Disk>> {
     let name = &disk.name;
     let turn = kernel.turn(vm).await?;
     let paid = kernel.pay(name).await?;
     let now = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
     if !now.is_settled() || now.holder() != Some(vm) || now.size >= goal || now.size != disk.size {
-        return Ok(());
+        return Ok(None);
     }
     kernel.wanted(name)?;
     let sent = kernel.fleet.extend(&turn, paid, name).await;
@@ -114,10 +119,9 @@ async fn step(
                 .wait(name, Operation::Extend, move |disk| {
                     disk.is_none_or(|disk| disk.is_settled() && disk.size > before)
                 })
-                .await?;
-            Ok(())
+                .await
         }
-        Sent::Again(why) => tries.count(why),
+        Sent::Again(why) => tries.count(why).map(|()| None),
         Sent::Refused(error) => Err(refused(name, error)),
     }
 }
