@@ -56,7 +56,7 @@ class Cloud:
 
     def sweep(self) -> None:
         """Loop devices over this run's images."""
-        leftovers.end_loops(self.cluster.dir)
+        leftovers.end_loops(lambda image: image.startswith(f"{self.cluster.dir}/"))
 
     def admin(self, method: str, path: str, body: object = None):
         data, headers = (None, {}) if body is None else (json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -9,11 +9,15 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster import remove_groups, run
 
 OWN = re.compile(r"(?:e2e|run|quickstart)-(\d+)(?:-.*)?")
+# Images of emulated disks: of a run (in any checkout, which may be gone), and in a node of one that is gone.
+IMAGE = re.compile(r".*/target/e2e/(?:run|quickstart)-(\d+)/.*")
+ORPHAN = re.compile(r"/var/lib/nifcloud-emulator/disks/.* \(deleted\)")
 _locks: list[int] = []
 
 
@@ -27,6 +31,13 @@ def one_at_a_time(directory: Path) -> None:
     except BlockingIOError:
         print(f"e2e: waiting for another run in this checkout to end (lock: {directory}/lock)", flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def end_when_told() -> None:
+    """A request to end, or a terminal that is closed, is Ctrl-C: everything is taken down."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
 
 
 def alive(number: str) -> bool:
@@ -59,13 +70,24 @@ def sweep(runs: Path) -> None:
     for name in {path.name for path in dead(Path("/sys/fs/cgroup"), "*/e2e-*")}:
         remove_groups(name)
     for directory in dead(runs):
-        end_loops(directory)
         shutil.rmtree(directory, ignore_errors=True)
+    end_loops(lambda image: ORPHAN.fullmatch(image) or (own := IMAGE.fullmatch(image)) and not alive(own[1]))
 
 
-def end_loops(directory: Path) -> None:
-    """Ends loop devices over images below a run's directory, which an emulator that was killed leaves behind."""
-    listed = json.loads(run("losetup", "--json", "-l", "-O", "NAME,BACK-FILE", check=False).stdout or "{}")
-    for device in listed.get("loopdevices", []):
-        if str(device["back-file"]).startswith(f"{directory}/"):
-            run("losetup", "-d", device["name"], check=False)
+def end_loops(chosen: Callable[[str], object]) -> None:
+    """Ends the loop devices over chosen images, which an emulator that was killed leaves behind, and those over these devices, by
+    which a kubelet holds the device of a raw block volume."""
+    listed = json.loads(run("losetup", "--json", "-l", "-O", "NAME,BACK-FILE,BACK-INO,BACK-MAJ:MIN", check=False).stdout or "{}")
+    devices = {str(device["name"]): device for device in listed.get("loopdevices", [])}
+    ours = [name for name, device in devices.items() if chosen(str(device["back-file"]))]
+    # The file of a kubelet's is a device node, whose path was in a node's namespaces; its inode is the same everywhere.
+    inodes = {file_identity(os.stat(name)) for name in ours}
+    holders = [name for name, device in devices.items()
+               if (str(device["back-maj:min"]).strip(), str(device["back-ino"]).strip()) in inodes]
+    for name in holders + ours:
+        run("losetup", "-d", name, check=False)
+
+
+def file_identity(status: os.stat_result) -> tuple[str, str]:
+    """As losetup writes it: the file system's device, and the inode."""
+    return f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}", str(status.st_ino)
