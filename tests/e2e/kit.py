@@ -181,6 +181,11 @@ def processes(world: World, role: str) -> list[Path]:
     return found
 
 
+def attached_to(world: World, node: str) -> list[str]:
+    """The VolumeAttachments of a node."""
+    return [a["metadata"]["name"] for a in world.api.list("VolumeAttachment") if a["spec"]["nodeName"] == node]
+
+
 def audited(world: World) -> list[dict]:
     """Requests of the driver's two accounts to the API server."""
     lines = (world.cluster.dir / "audit.log").read_text(encoding="utf-8").splitlines()

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import time
 
-from cluster import SPARE_ZONE, patiently
-from kit import SPARE_LANE, World, expect, seconds_since, walk
+from cluster import SPARE_ZONE, patiently, wait
+from kit import SPARE_LANE, World, attached_to, expect, seconds_since, walk
 
 
 @walk()
@@ -71,6 +71,12 @@ def waits_or_moves(world: World, here: str, there: str) -> None:
 
 def spare_nodes(world: World) -> list[str]:
     return [node.name for node in world.cluster.nodes if node.zone == SPARE_ZONE]
+
+
+def empty_spare_node(world: World) -> str:
+    """One without volumes; those of the walk before may still be on their way."""
+    return wait("a spare node without volumes", lambda: next(
+        (name for name in spare_nodes(world) if not attached_to(world, name)), None), 120)
 
 
 def drain(world: World, node: str) -> None:

@@ -6,16 +6,12 @@ import time
 from api import ApiError
 from cluster import STARTUP_TAINT, Failure, patiently, wait
 from driver import NAME, NAMESPACE
-from kit import SPARE, SPARE_LANE, World, audited, expect, is_ready, kubelet_works, walk
-from walks_article import spare_nodes
+from kit import SPARE, SPARE_LANE, World, attached_to, audited, expect, is_ready, kubelet_works, walk
+from walks_article import empty_spare_node, spare_nodes
 
 # Ignores the signal to end, so that its volume stays in use for its whole grace period.
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
 GRACE = 12
-
-
-def attached_to(world: World, node: str) -> list[str]:
-    return [a["metadata"]["name"] for a in world.api.list("VolumeAttachment") if a["spec"]["nodeName"] == node]
 
 
 def plugin(world: World, node: str) -> dict:
@@ -93,7 +89,7 @@ def ended(world: World, pod: dict) -> bool:
 @walk(SPARE_LANE)
 def a_new_node_takes_pods_only_when_its_driver_is_registered(world: World) -> None:
     """A machine that joins (again): its kubelet registers it with the startup taint, as in a node pool."""
-    name = wait("a spare node without volumes", lambda: next((n for n in spare_nodes(world) if not attached_to(world, n)), None))
+    name = empty_spare_node(world)
     node = world.cluster.node(name)
     world.cluster.power_off(node)
     # Its pool also marks it as spare: other walks' pods must not come.

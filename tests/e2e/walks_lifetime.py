@@ -4,7 +4,7 @@ from __future__ import annotations
 from cluster import run, wait
 from driver import DRIVER
 from kit import CLASS, SPARE_LANE, World, expect, walk
-from walks_article import spare_nodes
+from walks_article import empty_spare_node, spare_nodes
 
 ZONE_KEY = "topology.additional-storage.csi.nifcloud.com/zone"
 
@@ -113,3 +113,25 @@ def the_fifteenth_disk_waits_for_another_node_and_says_why(world: World) -> None
     expect(world.running("elsewhere")["spec"]["nodeName"] == other, "it does not run on the node with room")
     world.api.delete("Pod", "full", world.space)
     world.running("more", 120)
+
+
+@walk(SPARE_LANE)
+def a_claim_whose_node_can_take_no_disk_is_made_for_another_node(world: World) -> None:
+    name = empty_spare_node(world)
+    others = [other for other in spare_nodes(world) if other != name]
+    # The VM gets another name in the control panel: the cloud knows no VM of the node's name any more.
+    world.cloud.admin("POST", f"/vms/{name}/rename", {"to": f"{name}x"})
+    try:
+        world.cluster.kubectl("cordon", *others)
+        world.claim("chosen")
+        world.pod("chosen", "chosen")
+        world.event("chosen", rf"ResourceExhausted.*{name}, the selected node, cannot take a disk: it does not exist")
+        world.cluster.kubectl("uncordon", *others)
+        world.cluster.kubectl("cordon", name)
+        # A claim keeps its node unless its driver says that another may do: then this pod would wait for ever.
+        pod = world.running("chosen", 120)
+        expect(pod["spec"]["nodeName"] in others, f"it runs on {pod['spec']['nodeName']}")
+        world.write("chosen")
+    finally:
+        world.cloud.admin("POST", f"/vms/{name}x/rename", {"to": name})
+        world.cluster.kubectl("uncordon", *spare_nodes(world))
