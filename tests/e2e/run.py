@@ -127,6 +127,9 @@ class Suite:
         world.cluster.up()
         say("nodes are Ready; starting the cloud, installing the driver")
         world.cloud.start()
+        for vm in world.cloud.state()["vms"].values():
+            # As NIFCLOUD's cloud controller manager does, which may be there; the zone's label came with the kubelet.
+            world.api.patch("Node", vm["name"], {"spec": {"providerID": f"nifcloud:///{vm['zone']}/{vm['unique_id']}"}})
         world.before = sys.modules["walks_install"].objects(world)
         world.driver.install()
         world.driver.wait_installed()
