@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -18,6 +20,7 @@ LOG_LEVEL = "info,additional_storage_csi=debug"
 # Where a node sees the links to its disks; the driver has the kubelet's directory anyway.
 DEVICES = "/var/lib/kubelet/e2e-devices"
 API_PORT, ADMIN_PORT = 8080, 8081
+KEYS = {"access_key_id": "EMULATORKEY", "secret_access_key": "emulator-secret"}
 
 
 class Cloud:
@@ -83,44 +86,69 @@ class Driver:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.overlay = cluster.dir / "overlay"
+        # The directory that was applied.
+        self.installed = self.overlay
 
     def write_overlay(self, tag: str) -> None:
         """What a user writes: the Secret, and here also where the emulated cloud and its devices are."""
         self.overlay.mkdir(exist_ok=True)
-        for key, value in (("access_key_id", "EMULATORKEY"), ("secret_access_key", "emulator-secret"),
-                           ("region", "jp-east-1")):
+        for key, value in (*KEYS.items(), ("region", "jp-east-1")):
             (self.overlay / key).write_text(value, encoding="ascii")
-
-        def add(path: str, value: object) -> dict:
-            return {"op": "add", "path": f"/spec/template/spec/{path}", "value": value}
-
-        def variable(name: str, value: str) -> dict:
-            return add("containers/0/env/-", {"name": name, "value": value})
-        controller = [variable("NIFCLOUD_ENDPOINT", f"http://{GATEWAY}:{API_PORT}"),
-                      variable("NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "true"), variable("LOG_LEVEL", LOG_LEVEL),
-                      add("nodeSelector/node-role.kubernetes.io~1control-plane", "")]
-        node = [variable("LOG_LEVEL", LOG_LEVEL)] + ([variable("DEVICE_DIR", DEVICES)] if self.cluster.loop else [])
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "resources": [os.path.relpath(REPOSITORY / "deploy/kubernetes/base", self.overlay)],
             "secretGenerator": [{"name": NAME, "namespace": NAMESPACE, "files": ["access_key_id", "secret_access_key", "region"]}],
             "images": [{"name": NAME, "newTag": tag}],
-            "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(controller)},
-                        {"target": {"kind": "DaemonSet"}, "patch": json.dumps(node)}],
+            "patches": [{"target": {"kind": kind}, "patch": json.dumps(changes)} for kind, changes in self.surroundings().items()],
         }), encoding="utf-8")
+
+    def surroundings(self) -> dict[str, list[dict]]:
+        """By kind of workload (as JSON patches) what differs from a user's cluster: where the cloud and its devices are, more log,
+        and the one node that has the sidecars' images."""
+        def add(path: str, value: object) -> dict:
+            return {"op": "add", "path": f"/spec/template/spec/{path}", "value": value}
+
+        def variable(name: str, value: str) -> dict:
+            return add("containers/0/env/-", {"name": name, "value": value})
+        return {
+            "Deployment": [variable("NIFCLOUD_ENDPOINT", f"http://{GATEWAY}:{API_PORT}"),
+                           variable("NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "true"), variable("LOG_LEVEL", LOG_LEVEL),
+                           add("nodeSelector/node-role.kubernetes.io~1control-plane", "")],
+            "DaemonSet": [variable("LOG_LEVEL", LOG_LEVEL)] + ([variable("DEVICE_DIR", DEVICES)] if self.cluster.loop else [])}
 
     def install(self, tag: str = "v0.1.0") -> None:
         self.write_overlay(tag)
         self.cluster.kubectl("apply", "--server-side", "-k", str(self.overlay))
+        self.installed = self.overlay
+
+    def install_as_the_readme_says(self) -> None:
+        """Its commands, one by one; between them what makes this cloud out of NIFCLOUD."""
+        checkout = self.cluster.dir / "readme"
+        shutil.copytree(REPOSITORY / "deploy", checkout / "deploy")
+        for key, value in KEYS.items():
+            (checkout / key).write_text(value, encoding="ascii")
+        for command in documented("README.md", "Install on Kubernetes").replace("\\\n", "").splitlines():
+            user(self.cluster, command, checkout)
+            if " -k " in command:
+                self.installed = checkout / command.split(" -k ")[1]
+                for kind, changes in self.surroundings().items():
+                    workload = f"{kind.lower()}/{NAME}-{'controller' if kind == 'Deployment' else 'node'}"
+                    self.cluster.kubectl("patch", "-n", NAMESPACE, workload, "--type=json", "-p", json.dumps(changes))
+                # All nodes at once: a roll would take them one by one.
+                for pod in self.pods("node"):
+                    self.cluster.api.delete("Pod", pod["metadata"]["name"], NAMESPACE)
+                self.cluster.kubectl("rollout", "status", "-n", NAMESPACE, f"daemonset/{NAME}-node", f"--timeout={patiently(90):.0f}s")
 
     def uninstall(self) -> None:
-        self.cluster.kubectl("delete", "-k", str(self.overlay), f"--timeout={patiently(90):.0f}s", timeout=150)
+        """What was installed last; the Secret of its own is a user's, who made it."""
+        self.cluster.kubectl("delete", "-k", str(self.installed), f"--timeout={patiently(90):.0f}s", timeout=150)
+        self.cluster.kubectl("delete", "secret", "-n", NAMESPACE, NAME, "--ignore-not-found")
 
     def helm_values(self) -> dict:
         """The overlay's settings in the chart's words."""
         return {
-            "credentials": {"create": True, "region": "jp-east-1", "accessKeyId": "EMULATORKEY",
-                            "secretAccessKey": "emulator-secret"},
+            "credentials": {"create": True, "region": "jp-east-1", "accessKeyId": KEYS["access_key_id"],
+                            "secretAccessKey": KEYS["secret_access_key"]},
             "log": {"level": LOG_LEVEL},
             "controller": {"endpoint": f"http://{GATEWAY}:{API_PORT}",
                            "extraEnv": [{"name": "NIFCLOUD_ALLOW_INSECURE_ENDPOINT", "value": "true"}],
@@ -187,3 +215,18 @@ def rendered_images(kubectl: Path) -> list[str]:
     if not images:
         raise Failure("no image in deploy/kubernetes/base")
     return sorted(images)
+
+
+def documented(page: str, heading: str) -> str:
+    """The first shell block under a heading of the documentation."""
+    section = (REPOSITORY / page).read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    if block is None:
+        raise Failure(f"{page} shows no commands under {heading!r}")
+    return block[1]
+
+
+def user(cluster: Cluster, script: str, directory: Path) -> str:
+    """A user's shell."""
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "PATH": f"{cluster.bin}:{os.environ['PATH']}"}
+    return run("bash", "-euc", script, cwd=directory, env=environment).stdout

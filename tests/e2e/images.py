@@ -1,7 +1,7 @@
 """Container images without a registry: tars for `ctr images import`, made from files.
 
 localhost/pause:1   a tiny ELF that sleeps for ever (what a pod's sandbox runs)
-localhost/test:1    busybox, the pods of the walks
+localhost/test:1    busybox, the pods of the walks and of the examples
 localhost/postgres:15  PostgreSQL from the distribution's packages
 and under the very names that the manifests have: the sidecars, and the driver's static binary with the file-system
 tools of the node's root. control/ is for the control plane's node alone, main/ for those that are neither that nor spare.
@@ -17,6 +17,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+# What deploy/kubernetes/examples run.
+BUSYBOX = "busybox:1.37"
 # The driver's other build.
 OTHER_TAG, OTHER_TAR = "e2e-other", "driver-other.tar"
 
@@ -24,8 +26,8 @@ OTHER_TAG, OTHER_TAR = "e2e-other", "driver-other.tar"
 class Image:
     """One layer and a configuration."""
 
-    def __init__(self, tag: str, entrypoint: list[str] | None = None, command: list[str] | None = None) -> None:
-        self.tag = tag
+    def __init__(self, *tags: str, entrypoint: list[str] | None = None, command: list[str] | None = None) -> None:
+        self.tags = list(tags)
         self.config: dict = {"Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
         if entrypoint:
             self.config["Entrypoint"] = entrypoint
@@ -93,7 +95,7 @@ class Image:
             "architecture": "amd64", "os": "linux", "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
         }).encode()
-        manifest = json.dumps([{"Config": "config.json", "RepoTags": [self.tag], "Layers": ["layer.tar"]}]).encode()
+        manifest = json.dumps([{"Config": "config.json", "RepoTags": self.tags, "Layers": ["layer.tar"]}]).encode()
         with tarfile.open(target, "w") as archive:
             for name, content in (("config.json", config), ("layer.tar", layer), ("manifest.json", manifest)):
                 info = tarfile.TarInfo(name)
@@ -161,7 +163,8 @@ def build(root: Path, programs: Path, driver: Path, names: list[str], out: Path,
     pause.data("pause", pause_program(), 0o755)
     pause.write(out / "0-pause.tar")
 
-    test = Image("localhost/test:1", command=["/bin/sh"])
+    # Also by the name that the examples have.
+    test = Image("localhost/test:1", canonical(BUSYBOX), command=["/bin/sh"])
     test.data("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
     applets = subprocess.run([str(root / "bin/busybox"), "--list"], capture_output=True, text=True, check=True)
     for applet in applets.stdout.split():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,23 +23,15 @@ sys.dont_write_bytecode = True
 import images  # noqa: E402
 import leftovers  # noqa: E402
 from cluster import Cluster, Failure, run, wait  # noqa: E402
-from driver import NAME, NAMESPACE, REPOSITORY, Driver, rendered_images  # noqa: E402
+from driver import NAME, NAMESPACE, REPOSITORY, Driver, documented, rendered_images, user  # noqa: E402
+
+EXAMPLE = "deploy/kubernetes/examples/statefulset.yaml"
 
 started = time.monotonic()
 
 
 def say(text: str) -> None:
     print(f"quickstart: {time.monotonic() - started:6.1f} s  {text}", flush=True)
-
-
-def documented() -> list[str]:
-    """The shell block under the heading; continued lines are one command."""
-    text = (REPOSITORY / "docs/en/install.md").read_text(encoding="utf-8")
-    section = text.split("\n## The embedded cloud\n", 1)[1].split("\n## ", 1)[0]
-    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
-    if block is None:
-        raise Failure("docs/en/install.md shows no commands for the embedded cloud")
-    return [block[1]]
 
 
 class Quickstart:
@@ -61,10 +52,8 @@ class Quickstart:
         checkout = self.dir / "checkout"
         if not checkout.exists():
             shutil.copytree(REPOSITORY / "deploy", checkout / "deploy")
-        environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig),
-                       "PATH": f"{self.cluster.bin}:{os.environ['PATH']}"}
         say("$ " + script.strip().replace("\n", "\n" + " " * 22 + "$ "))
-        return run("bash", "-euc", script, cwd=checkout, env=environment).stdout
+        return user(self.cluster, script, checkout)
 
     def one_machine(self) -> None:
         """The embedded cloud is for one machine: the control plane's node takes the pods, the other one takes none."""
@@ -74,17 +63,10 @@ class Quickstart:
         say("starting the cluster")
         self.cluster.up()
         self.one_machine()
-        for block in documented():
-            self.user(block)
+        self.user(documented("docs/en/install.md", "The embedded cloud"))
         self.driver.wait_installed(240)
         say("the driver is installed, its cloud beside it")
-        # The example as it is, but for the image: there is no registry here.
-        example = self.dir / "checkout/example"
-        example.mkdir()
-        (example / "kustomization.yaml").write_text(
-            "resources: [statefulset.yaml]\nimages: [{name: busybox, newName: localhost/test, newTag: '1'}]\n", encoding="ascii")
-        shutil.copy2(REPOSITORY / "deploy/kubernetes/examples/statefulset.yaml", example)
-        self.user("kubectl apply -k example")
+        self.user(f"kubectl apply -f {EXAMPLE}")
         lines = self.lines("example-0")
         self.lines("example-1")
         size = self.user("kubectl get pvc data-example-0 -o jsonpath={.status.capacity.storage}")
@@ -95,7 +77,7 @@ class Quickstart:
         if again[:len(lines)] != lines:
             raise Failure(f"written {lines}, read after the restart {again}")
         say("the data outlived its pod")
-        self.user("kubectl delete -k example --grace-period=1 --timeout=90s && kubectl delete pvc --all --timeout=90s")
+        self.user(f"kubectl delete -f {EXAMPLE} --grace-period=1 --timeout=90s && kubectl delete pvc --all --timeout=90s")
         wait("no PV left", lambda: not self.cluster.api.list("PersistentVolume"), 120)
         self.user("kubectl delete -k deploy/kubernetes/overlays/emulator --timeout=90s")
         say("nothing is left behind")

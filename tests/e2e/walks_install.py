@@ -42,11 +42,14 @@ def nothing_of_the_driver(world: World) -> None:
 
 
 @walk(LAST)
-def volumes_survive_a_reinstall_and_every_overlay_passes_the_api_servers_check(world: World) -> None:
+def volumes_survive_a_reinstall_by_the_readmes_commands_and_every_overlay_passes_the_api_servers_check(world: World) -> None:
     def install() -> None:
         every_overlay_passes_the_api_servers_check(world)
-        world.driver.install()
+        world.driver.install_as_the_readme_says()
     survives(world, world.driver.uninstall, install)
+    wait("the README's example writes", lambda: world.cluster.kubectl("exec", "example-1", "--", "cat", "/data/log"), 120)
+    world.cluster.kubectl("delete", "-f", str(REPOSITORY / "deploy/kubernetes/examples/statefulset.yaml"))
+    world.cluster.kubectl("delete", "pvc", "data-example-0", "data-example-1", f"--timeout={patiently(60):.0f}s")
 
 
 def every_overlay_passes_the_api_servers_check(world: World) -> None:
