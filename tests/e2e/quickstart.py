@@ -104,17 +104,14 @@ class Quickstart:
 
     def sweep(self) -> None:
         """Loop devices of an emulator that was killed with its node."""
-        listed = run("losetup", "-n", "-l", "-O", "NAME,BACK-FILE", check=False).stdout
-        for line in listed.splitlines():
-            device, _, file = line.partition(" ")
-            if str(self.dir) in file or "/var/lib/nifcloud-emulator/disks/" in file and "deleted" in file:
-                run("losetup", "-d", device, check=False)
+        leftovers.end_loops(lambda image: str(self.dir) in image or leftovers.ORPHAN.fullmatch(image))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", type=Path, required=True, help="the driver's static binary")
     options = parser.parse_args()
+    leftovers.end_when_told()
     quickstart = Quickstart(options.driver)
     try:
         quickstart.walk()

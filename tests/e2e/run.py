@@ -67,7 +67,7 @@ def main() -> int:
         parser.error("no walk matches" if options.driver else "--driver is needed")
     if os.geteuid() or not Path("/dev/loop-control").exists():
         parser.error("needs root and loop devices")
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    leftovers.end_when_told()
     return Suite(options, chosen).run()
 
 
@@ -106,7 +106,8 @@ class Suite:
             traceback.print_exc()
             self.failed.append("the cluster itself")
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             self._end(world)
         self._write_figures(world)
         for name in self.failed:
