@@ -30,8 +30,9 @@ SPARE_ZONE = "east-13"
 STARTUP_TAINT = "additional-storage.csi.nifcloud.com/agent-not-ready"
 
 
-# How much longer than planned everything may take: for a machine that has much else to do, or one that is emulated.
-_patience = float(os.environ.get("E2E_PATIENCE", "1"))
+# How much longer than planned everything may take: for a machine that has much else to do, or one that is emulated. Only
+# what fails takes longer for it.
+_patience = float(os.environ.get("E2E_PATIENCE", "2"))
 
 
 def patiently(seconds: float) -> float:
@@ -152,7 +153,7 @@ class Cluster:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.wait(10)
+        process.wait(patiently(30))
 
     # --- programs (this process lives in the cluster's network since `_make_network`, so its children do)
 

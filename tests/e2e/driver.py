@@ -65,7 +65,7 @@ class Cloud:
         data, headers = (None, {}) if body is None else (json.dumps(body).encode(), {"Content-Type": "application/json"})
         request = urllib.request.Request(
             f"http://{GATEWAY}:{ADMIN_PORT}{path}", method=method, headers=headers, data=data)
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  (our own emulator)
+        with urllib.request.urlopen(request, timeout=patiently(30)) as answer:  # noqa: S310  (our own emulator)
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -51,7 +51,7 @@ class Machines(Cluster):
     loop = False
 
     def up(self) -> None:
-        be_patient(5)
+        be_patient(3)
         self.version = re.search(rb"Linux version (\S+)", (self.lab / "vmlinux").read_bytes())[1].decode()
         super().up()
 
