@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,18 @@ def be_patient(factor: float) -> None:
     _patience *= factor
 
 
+_given_up = threading.Event()
+
+
+def give_up() -> None:
+    """From now on nothing is waited for: somebody wants the run to end."""
+    _given_up.set()
+
+
+def given_up() -> bool:
+    return _given_up.is_set()
+
+
 class Failure(Exception):
     """Something that a test promised did not happen."""
 
@@ -62,6 +75,8 @@ def wait(what: str, probe, limit: float = 60, every: float = 0.25):
     end = time.monotonic() + limit
     last: object = None
     while time.monotonic() < end:
+        if given_up():
+            raise Failure(f"{what}: given up")
         try:
             last = probe()
             if last:

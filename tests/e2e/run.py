@@ -30,7 +30,7 @@ sys.dont_write_bytecode = True
 
 import images  # noqa: E402
 import leftovers  # noqa: E402
-from cluster import SPARE_ZONE, Cluster, Failure, run, wait  # noqa: E402
+from cluster import SPARE_ZONE, Cluster, Failure, give_up, given_up, run, wait  # noqa: E402
 from driver import REPOSITORY, Cloud, Driver, rendered_images  # noqa: E402
 import kit  # noqa: E402
 from kit import ALONE, CALM, LAST, MACHINES, SHARED, SPARE, SPARE_LANE, WALKS, Walk, World, audited  # noqa: E402
@@ -79,7 +79,6 @@ class Suite:
         self.logs = REPOSITORY / "target/e2e" / ("logs-vm" if options.vm else "logs")
         self.passed: list[str] = []
         self.failed: list[str] = []
-        self.interrupted = False
 
     def run(self) -> int:
         leftovers.one_at_a_time(self.dir.parent)
@@ -100,7 +99,7 @@ class Suite:
         try:
             self._walk(world)
         except KeyboardInterrupt:
-            self.interrupted = True
+            give_up()
             self.failed.append("interrupted")
         except Exception:  # noqa: BLE001
             traceback.print_exc()
@@ -142,7 +141,11 @@ class Suite:
         spare = threading.Thread(target=self._lane, args=(world, SPARE_LANE))
         spare.start()
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            list(pool.map(lambda walk: self._one(world, walk), self._of(SHARED)))
+            try:
+                list(pool.map(lambda walk: self._one(world, walk), self._of(SHARED)))
+            except KeyboardInterrupt:
+                give_up()  # before the pool waits for the walks that it has
+                raise
         self._lane(world, CALM)
         spare.join()
         self._lane(world, ALONE)
@@ -159,10 +162,11 @@ class Suite:
 
     def _lane(self, world: World, lane: str) -> None:
         for walk in self._of(lane):
-            if not self.interrupted:
-                self._one(world, walk)
+            self._one(world, walk)
 
     def _one(self, world: World, walk: Walk) -> None:
+        if given_up():
+            return
         begun = time.monotonic()
         mine = dataclasses.replace(world, space=f"walk-{walk.order}", spare=walk.lane == SPARE_LANE)
         try:
@@ -175,6 +179,8 @@ class Suite:
             self.passed.append(walk.promise)
             say(f"ok      {walk.promise} ({time.monotonic() - begun:.1f} s)")
         except Exception as error:  # noqa: BLE001
+            if given_up():
+                return
             self.failed.append(walk.promise)
             say(f"FAILED  {walk.promise} ({time.monotonic() - begun:.1f} s): {error}")
             self._keep_evidence(mine, walk, error)
