@@ -105,6 +105,11 @@ def a_claim_costs_one_slow_operation_of_the_cloud_and_the_driver_asks_kubernetes
     figures["API server requests of its sidecars per claim"] = round((len(requests) - len(own)) / len(handles), 1)
     expect(not own, f"the driver itself asked: {[(r['verb'], r['requestURI']) for r in own[:5]]}")
 
+    for claim in [claim["metadata"]["name"] for claim in world.api.list("PersistentVolumeClaim", world.space)]:
+        world.api.delete("Pod", claim, world.space)
+        world.api.delete("PersistentVolumeClaim", claim, world.space)
+    for handle in handles:
+        world.disk_gone(handle)
     begun = time.time()
     labels = {"app": "ten"}
     world.apply({"kind": "StatefulSet", "metadata": {"name": "ten"}, "spec": {
