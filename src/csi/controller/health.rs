@@ -89,8 +89,9 @@ fn missing(disk: &DiskName, vm: &VmName) -> VolumeHealth {
             VolumeHealthErrorType::DataLoss,
             "DiskMissing",
             format!(
-                "the disk does not exist in this region any more, though it was published on VM {vm} and no call has \
-                 deleted it: find out who deleted or renamed it; restore the data from a backup"
+                "the disk does not exist in this region any more, though it was published on VM {vm} and this \
+                 controller did not delete it: if the volume still exists in Kubernetes, find out who deleted or renamed \
+                 the disk, and restore the data from a backup"
             ),
         )],
     }
