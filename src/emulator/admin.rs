@@ -71,9 +71,9 @@ async fn help() -> &'static str {
     "GET    /state /history /calls /held /faults /latency /rate-limit /switches\n\
      PUT    /latency      \"fast\", \"realistic\" or {create,attach,detach,extend,delete,modify,describe,reply: ms}\n\
      PUT    /rate-limit   {per_second,burst} or null\n\
-     PUT    /switches     {error_status,auth_status,clock_skew_seconds,timestamp_required,processing_while_busy,\n\
-     \x20                    agreement_required,unknown_fails_batch,own_code_attached_elsewhere,short_sizes,\n\
-     \x20                    disks_die_with_vm,throttle: error|too_many_requests|gateway}; left out = default\n\
+     PUT    /switches     {error_status,auth_status,clock_skew_seconds,clock_ahead_seconds,timestamp_required,\n\
+     \x20                    processing_while_busy,agreement_required,unknown_fails_batch,own_code_attached_elsewhere,\n\
+     \x20                    short_sizes,disks_die_with_vm,throttle: error|too_many_requests|gateway}; left out = default\n\
      POST   /faults       {action?,mutating?,disk?,vm?,skip?,count?,probability?,effect}\n\
      \x20                    effect: throttle, refuse {code}, status {status,code?}, internal_error_before|after,\n\
      \x20                    gateway_before|after {status}, drop_before|after, delay {ms}, hold_before|after, stuck {ms}\n\

@@ -215,7 +215,7 @@ impl Core {
             None if switches.timestamp_required => failed("The timestamp is missing."),
             Some(Err(_)) => failed("The timestamp is not YYYY-MM-DDThh:mm:ssZ."),
             Some(Ok(time)) if switches.clock_skew_seconds > 0 => {
-                let away = jiff::Timestamp::now().duration_since(time).unsigned_abs();
+                let away = switches.clock().duration_since(time).unsigned_abs();
                 if away > Duration::from_secs(switches.clock_skew_seconds) {
                     return failed("The timestamp is too far from the server's time.");
                 }

@@ -71,9 +71,13 @@ async fn answer(
             .to_bytes();
         params = decode_form(&String::from_utf8_lossy(&body));
     }
+    let clock = Arc::clone(&core);
     let respond = |status: u16, text: String| {
+        let now = clock.live().switches.clock();
+        let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         http::Response::builder()
             .status(status)
+            .header(http::header::DATE, date)
             .header(http::header::CONTENT_TYPE, "text/xml;charset=UTF-8")
             .body(Full::new(Bytes::from(text)))
             .map_err(|_| Dropped)

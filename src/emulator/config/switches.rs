@@ -15,6 +15,9 @@ pub struct Switches {
     pub auth_status: u16,
     /// Refuse timestamps further away than this many seconds; 0 switches the check off.
     pub clock_skew_seconds: u64,
+    /// How far the cloud's clock, which checks timestamps and tells `Date`, is ahead of this machine's, in seconds;
+    /// negative: behind.
+    pub clock_ahead_seconds: i32,
     /// Refuse requests without a timestamp.
     pub timestamp_required: bool,
     /// Answer `Server.ResourceIncorrectState.Instance.Processing` while a VM has an operation in flight.
@@ -52,6 +55,7 @@ impl Default for Switches {
             error_status: 500,
             auth_status: 401,
             clock_skew_seconds: 0,
+            clock_ahead_seconds: 0,
             timestamp_required: true,
             processing_while_busy: true,
             agreement_required: true,
@@ -65,6 +69,13 @@ impl Default for Switches {
 }
 
 impl Switches {
+    /// What the cloud's clock shows.
+    pub(in crate::emulator) fn clock(&self) -> jiff::Timestamp {
+        let now = jiff::Timestamp::now();
+        let ahead = jiff::SignedDuration::from_secs(self.clock_ahead_seconds.into());
+        now.checked_add(ahead).unwrap_or(now)
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors

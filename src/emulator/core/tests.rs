@@ -240,12 +240,15 @@ async fn the_timestamp_is_checked_as_far_as_the_switches_say() {
         time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     };
     let strict = Cloud::switched(|s| s.clock_skew_seconds = 900);
+    let ahead = Cloud::switched(|s| (s.clock_skew_seconds, s.clock_ahead_seconds) = (900, 1800));
     let lenient = Cloud::switched(|s| s.timestamp_required = false);
     for (cloud, time, good) in [
         (&strict, Some(times(-890)), true),
         (&strict, Some(times(-920)), false),
         (&strict, Some(times(920)), false),
         (&strict, None, false),
+        (&ahead, Some(times(1800)), true),
+        (&ahead, Some(times(0)), false),
         (&lenient, Some(times(-1_000_000)), true),
         (&lenient, None, true),
         (&lenient, Some("yesterday".to_owned()), false),
