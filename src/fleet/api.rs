@@ -137,7 +137,8 @@ impl Api {
         }
     }
 
-    /// One write. Repeats only what certainly changed nothing and may pass: not sent, busy, throttled.
+    /// One write. Repeats only what certainly changed nothing and may pass: busy, throttled, and for `read_patience` what
+    /// could not be sent, so that a caller soon hears why.
     pub(super) async fn write<R>(
         &self,
         action: &'static str,
@@ -153,7 +154,7 @@ impl Api {
             what: action.to_owned(),
             last: last.map_or_else(String::new, |error| format!("; last answer: {error}")),
         };
-        let (mut last, mut tries) = (None, 0);
+        let (mut last, mut tries, mut unreached) = (None, 0, None);
         loop {
             let deadline = until.deadline();
             let passed = self.spend(disk) || self.bucket.pass(class, Some(deadline)).await.is_ok();
@@ -161,20 +162,27 @@ impl Api {
                 return Err(late(last.as_ref()));
             }
             self.observer.call(action);
+            let begun = Instant::now();
             let error = match call().await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             self.heed(&error);
-            let again = matches!(error, CallError::NotSent { .. })
-                || matches!(
-                    error.rejection(),
-                    Some(Rejection::Processing | Rejection::Throttled)
-                );
+            let pause = pause(tries);
+            let again = match (&error, error.rejection()) {
+                (CallError::NotSent { .. }, _) => {
+                    let since = *unreached.get_or_insert(begun);
+                    Instant::now() + pause <= since + self.config.read_patience
+                }
+                (_, Some(Rejection::Processing | Rejection::Throttled)) => {
+                    unreached = None;
+                    true
+                }
+                _ => false,
+            };
             if !again {
                 return Err(error.into());
             }
-            let pause = pause(tries);
             if Instant::now() + pause >= deadline {
                 return Err(late(Some(&error)));
             }

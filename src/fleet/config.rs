@@ -28,7 +28,7 @@ pub struct FleetConfig {
     /// Time between two reads of a waiter, as a part of the operation's learned duration. 0.05: the driver adds
     /// at most a twentieth to the cloud's own time.
     pub poll_fraction: f64,
-    /// How long a single read of a disk or VM is repeated while the API cannot be read.
+    /// How long a single read of a disk or VM is repeated while the API cannot be read, and a write that cannot be sent.
     pub read_patience: Duration,
     /// Age up to which all disks are served from memory (`ListVolumes`); own writes end it sooner.
     pub disks_max_age: Duration,

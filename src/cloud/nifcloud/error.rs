@@ -95,7 +95,8 @@ pub(crate) fn interpret<D: Decode>(
     let not_an_answer = |why: &str| {
         let seen = bounded(&String::from_utf8_lossy(cut(&reply.body)), SNIPPET_MAX);
         unknown(&format!(
-            "not an answer of the computing API ({why}): {seen:?}"
+            "not an answer of the computing API ({why}): {seen:?}; check the endpoint, and that no proxy answers in its \
+             place"
         ))
     };
     let text = match std::str::from_utf8(&reply.body) {

@@ -129,7 +129,11 @@ impl Http {
         let error = error.without_url();
         let host = &self.endpoint.host;
         if error.is_connect() {
-            return TransportError::NotSent(format!("cannot connect to {host}: {}", chain(&error)));
+            return TransportError::NotSent(format!(
+                "cannot connect to {host}: {}; check the region or the endpoint, name resolution, firewalls, network \
+                 policies and CA certificates",
+                chain(&error)
+            ));
         }
         if error.is_builder() {
             return TransportError::NotSent(format!("cannot make the request: {}", chain(&error)));

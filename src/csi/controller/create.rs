@@ -73,7 +73,9 @@ pub(super) async fn create(kernel: &Kernel, command: &Create) -> Outcome<Disk> {
             }
             Some(_) if command.selected().is_some() => return Err(why),
             // A lost call may still arrive, unless its VM cannot take the disk.
-            _ if doubts > 0 => return Err(may_exist(command, why.to_string())),
+            _ if doubts > 0 => {
+                return Err(may_exist(command, super::super::error::chain(&why)));
+            }
             _ => return Err(why),
         }
     }

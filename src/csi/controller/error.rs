@@ -17,7 +17,16 @@ use crate::fleet::FleetError;
 pub enum ControllerError {
     /// The cloud could not be asked, or did not finish.
     #[error(transparent)]
-    Fleet(#[from] FleetError),
+    Fleet(FleetError),
+    /// The API does not accept the driver's keys.
+    #[error(
+        "the computing API does not accept the driver's keys; expected both keys of one pair that is in force, and a \
+         clock that is right: correct the Secret (NIFCLOUD_ACCESS_KEY_ID, NIFCLOUD_SECRET_ACCESS_KEY) or the clock"
+    )]
+    Keys {
+        /// The API's answer.
+        source: CallError,
+    },
     /// CreateVolume cannot tell whether its disk exists.
     #[error(
         "disk {disk} may exist, which could not be found out: {reason}; retry to find it or to make it"
@@ -221,12 +230,25 @@ pub enum ControllerError {
     },
 }
 
+impl From<FleetError> for ControllerError {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::Call(source) if source.rejection() == Some(Rejection::Auth) => {
+                Self::Keys { source }
+            }
+            error => Self::Fleet(error),
+        }
+    }
+}
+
 impl ControllerError {
     /// The row of the error table.
     #[must_use]
     pub fn verdict(&self) -> (Code, Level) {
         match self {
             Self::Fleet(error) => fleet_verdict(error),
+            // Wrong keys say nothing about disks; and the operator mends them while claims wait.
+            Self::Keys { .. } => (Code::Unavailable, Level::ERROR),
             Self::MayExist { .. } | Self::Failing { .. } | Self::NoSlot { .. } => {
                 (Code::Unavailable, Level::WARN)
             }
@@ -273,7 +295,6 @@ fn fleet_verdict(error: &FleetError) -> (Code, Level) {
             Rejection::Processing | Rejection::Throttled | Rejection::Server => {
                 (Code::Unavailable, Level::WARN)
             }
-            // Wrong keys say nothing about disks; and the operator mends them while claims wait.
             Rejection::Auth => (Code::Unavailable, Level::ERROR),
             Rejection::Client => (Code::FailedPrecondition, Level::WARN),
         },

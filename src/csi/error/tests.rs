@@ -69,9 +69,10 @@ fn no_variant_of_the_controllers_errors_is_forgotten() {
             E::Moved { .. } => 19,
             E::StillRunning { .. } => 20,
             E::BadToken { .. } => 21,
+            E::Keys { .. } => 22,
         });
     }
-    assert_eq!(seen.len(), 22, "{seen:?}");
+    assert_eq!(seen.len(), 23, "{seen:?}");
 }
 
 /// Whether something may be left behind, or still be running, after the controller has answered with this.
@@ -84,6 +85,8 @@ fn may_be_left(error: &ControllerError) -> bool {
         | E::NoSlot { .. }
         | E::Moved { .. }
         | E::StillRunning { .. }
+        // Refused reads and writes alike: nothing was found out.
+        | E::Keys { .. }
         // Not of a disk, but the same request is to be sent again.
         | E::BadToken { .. } => true,
         E::Fleet(FleetError::Call(call)) => !matches!(

@@ -32,6 +32,22 @@ async fn what_was_not_carried_out_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_cannot_be_sent_is_told_while_its_caller_still_listens() {
+    let (fake, fleet) = setting(1, SECOND);
+    let (action, start) = ("CreateVolume", Instant::now());
+    fake.fail(action, vec![not_sent(action); 1000]);
+    let hour = start + 3600 * SECOND;
+    let turn = fleet.turn(&vm_name(0), hour).await.unwrap();
+    let disk = new_disk(&disk_name(1), &vm_name(0));
+    let error = fleet.create(&turn, &disk, hour).await.unwrap_err();
+    assert!(error.to_string().contains("no route"), "{error}");
+    // Timers end on whole milliseconds, rounded up.
+    let end = FleetConfig::default().read_patience + fake.call + Duration::from_millis(1);
+    assert!(start.elapsed() <= end, "{:?}", start.elapsed());
+    assert!(fake.count(action) > 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_and_a_refusal_are_sent_once() {
     let (fake, fleet) = setting(1, SECOND);
     let action = "DeleteVolume";
