@@ -5,7 +5,7 @@ use axum::Router;
 use axum::http::header::DATE;
 use serde_json::{Value, json};
 
-use super::program::{output, program};
+use super::program::{output, program, reserved};
 use super::server::{self, Server};
 
 const SECRET: &str = "emulator-secret";
@@ -107,7 +107,8 @@ async fn what_a_controller_lacks_is_named_with_what_to_do() {
     let world = World::new().await;
     let refused = [ACCOUNT[0], ("NIFCLOUD_SECRET_ACCESS_KEY", "wrong")];
     // Not the computing API, and a port that nobody listens on.
-    let (other, closed) = (world.cluster.url.clone(), closed_port());
+    let (_held, closed) = reserved();
+    let (other, closed) = (world.cluster.url.clone(), format!("http://{closed}"));
     let cases: Vec<Case<'_>> = vec![
         (
             vec![],
@@ -188,11 +189,6 @@ async fn what_a_controller_lacks_is_named_with_what_to_do() {
     }
     assert_eq!(world.emulator.control().state().disks.len(), 0);
     world.emulator.shutdown().await;
-}
-
-fn closed_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

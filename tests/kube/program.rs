@@ -10,6 +10,7 @@ use additional_storage_csi::kube::STARTUP_TAINT;
 use additional_storage_csi::proto::csi::v1::NodeGetInfoRequest;
 use additional_storage_csi::proto::csi::v1::node_client::NodeClient;
 use serde_json::json;
+use tokio::net::TcpSocket;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
@@ -95,12 +96,13 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     found.await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// An address of this test alone: bound, so that nobody is given it, and not listened on, so that the driver can.
+pub(crate) fn reserved() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,7 +112,7 @@ async fn a_node_that_was_told_no_zone_waits_alive_and_serves_with_its_nodes() {
     let node = |labels| json!({"metadata": {"name": "web01", "labels": labels}, "spec": {"taints": taints}});
     server.put(NODE, node(json!({})));
     let socket = dir.path().join("csi.sock");
-    let admin = format!("127.0.0.1:{}", free_port());
+    let (_held, admin) = reserved();
     let mut command = program(
         &server,
         &["node", "--node-name", "web01", "--registration", "false"],
