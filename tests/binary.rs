@@ -8,8 +8,12 @@
     reason = "tests start the program itself"
 )]
 
+#[path = "binary/bad_cloud.rs"]
+mod bad_cloud;
 #[path = "binary/bad_input.rs"]
 mod bad_input;
+#[path = "binary/bad_tools.rs"]
+mod bad_tools;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -25,6 +29,7 @@ use additional_storage_csi::proto::csi::v1::controller_client::ControllerClient;
 use additional_storage_csi::proto::csi::v1::identity_client::IdentityClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::net::TcpSocket;
 
 /// Far above what anything here takes; a test that reaches it has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -89,6 +94,15 @@ impl Running {
             .unwrap();
         text
     }
+}
+
+/// An address of this test alone: bound, so that nobody is given it, and not listened on, so that the driver can.
+fn reserved() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
 }
 
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -463,12 +477,7 @@ fn http(address: &str, request: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_admin_endpoint_tells_how_the_driver_is_and_changes_its_log_level() {
     let place = Place::new();
-    // Chosen free a moment ago; if somebody takes it meanwhile the driver says so and the test fails loudly.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let (_held, free) = reserved();
     let (emulator, _program, mut client) = controller(&place, 10, &["--admin-listen", &free]).await;
     client
         .list_volumes(additional_storage_csi::proto::csi::v1::ListVolumesRequest::default())

@@ -20,9 +20,9 @@ use super::{KEYS, Place, Running, serving};
 
 const GIB: i64 = 1 << 30;
 /// A well-formed name of a disk that does not exist.
-const NOBODY: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
+pub(super) const NOBODY: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
 
-fn capability(mode: Mode) -> VolumeCapability {
+pub(super) fn capability(mode: Mode) -> VolumeCapability {
     VolumeCapability {
         access_mode: Some(AccessMode { mode: mode.into() }),
         access_type: Some(AccessType::Mount(MountVolume {
@@ -42,7 +42,7 @@ fn formatted(fs: &str) -> VolumeCapability {
     }
 }
 
-fn create(change: impl FnOnce(&mut CreateVolumeRequest)) -> CreateVolumeRequest {
+pub(super) fn create(change: impl FnOnce(&mut CreateVolumeRequest)) -> CreateVolumeRequest {
     let mut request = CreateVolumeRequest {
         name: "pvc-0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9".to_owned(),
         volume_capabilities: vec![capability(Mode::SingleNodeWriter)],
@@ -193,11 +193,36 @@ async fn controller_rows(client: &mut ControllerClient<Channel>) -> Vec<Row> {
         InvalidArgument,
         &["volume"],
     ));
+    let modify = ControllerModifyVolumeRequest {
+        volume_id: NOBODY.to_owned(),
+        mutable_parameters: HashMap::from([("acountingType".to_owned(), "hourly".to_owned())]),
+        ..ControllerModifyVolumeRequest::default()
+    };
+    rows.push((
+        "modify: unknown key",
+        client.controller_modify_volume(modify).await.map(drop),
+        InvalidArgument,
+        &["acountingType", "known are"],
+    ));
+    let expand = ControllerExpandVolumeRequest {
+        volume_id: NOBODY.to_owned(),
+        capacity_range: Some(CapacityRange {
+            required_bytes: 200 * GIB,
+            limit_bytes: 100 * GIB,
+        }),
+        ..ControllerExpandVolumeRequest::default()
+    };
+    rows.push((
+        "expand: limit below the size",
+        client.controller_expand_volume(expand).await.map(drop),
+        OutOfRange,
+        &["is above limit_bytes"],
+    ));
     rows
 }
 
 async fn node_rows(client: &mut NodeClient<Channel>, kubelet: &Path) -> Vec<Row> {
-    use Code::InvalidArgument;
+    use Code::{InvalidArgument, NotFound};
     let mut rows = Vec::new();
     let good = kubelet
         .join("plugins/kubernetes.io/csi/x/globalmount")
@@ -211,7 +236,13 @@ async fn node_rows(client: &mut NodeClient<Channel>, kubelet: &Path) -> Vec<Row>
         ..NodeStageVolumeRequest::default()
     };
     let slot = "SCSI (0:1)";
-    let stages: [(_, _, _, &'static [_]); 6] = [
+    let stages: [(_, _, _, &'static [_]); 7] = [
+        (
+            "stage: not our id",
+            stage("vol/../x", &good, slot),
+            NotFound,
+            &["expected"],
+        ),
         (
             "stage: empty id",
             stage("", &good, slot),
