@@ -42,6 +42,24 @@ def sources() -> str:
     return re.sub(r"\\\n\s*", "", text)
 
 
+def production(path: str) -> str:
+    """A source file without its tests, string literals that go on in the next line joined."""
+    return re.sub(r"\\\n\s*", "", (ROOT / path).read_text().split("#[cfg(test)]")[0])
+
+
+def error_texts(path: str) -> list[str]:
+    """The texts of a file's error enums, without what is filled in."""
+    texts = re.findall(r'#\[error\(\s*"((?:[^"\\]|\\.)*)"', production(path))
+    return [text for text in (re.sub(r"\{[^}]*\}", "{}", text) for text in texts) if re.search(r"[a-z]{2}", text)]
+
+
+def explained() -> list[list[str]]:
+    """What the rows of the troubleshooting page explain: the pieces of each message, in their order."""
+    text = (ROOT / "docs/en/troubleshooting.md").read_text()
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [re.findall(r"`([^`]+)`", message) for cell in cells for message in re.split(r",? or (?=`)", cell)]
+
+
 class Docs(unittest.TestCase):
     def test_every_link_leads_somewhere(self):
         for page in PAGES:
@@ -108,6 +126,30 @@ class Docs(unittest.TestCase):
                 for message in re.findall(r"`([^`]+)`", row.split("|")[1]):
                     if not any(other in message for other in others):
                         self.assertIn(message, program, f"{page}: {message}")
+
+    def test_every_error_that_a_user_can_read_is_explained(self):
+        # What RPCs answer and what ends the program before it serves.
+        files = ("csi/controller/error", "csi/node/error", "csi/validate", "csi/server", "host", "jobs", "fleet", "cloud",
+                 "domain/capability", "domain/id", "domain/params", "domain/size", "domain/device", "config", "kube",
+                 "cloud/nifcloud", "cloud/nifcloud/credentials", "cloud/nifcloud/endpoint")
+        # A defect of the program's own start, which its tests would show.
+        never = ("no TLS provider is installed",)
+        # What the system refused, in its own words: one row for all, which explains no other text.
+        vague = ("cannot {} {}", "cannot {} {}: {}", "{} is not {}: {}")
+        texts = [text for file in files for text in error_texts(f"src/{file}.rs")]
+        self.assertGreater(len(texts), 70)
+        rows = [re.compile(".*".join(map(re.escape, pieces)), re.DOTALL) for pieces in explained()
+                if pieces[0] not in ("cannot", "is not")]
+        for text in texts:
+            if not text.startswith(never) and text not in vague:
+                self.assertTrue(any(row.search(text) for row in rows), f"no row in docs/en/troubleshooting.md for: {text}")
+
+    def test_every_reason_of_a_volumes_health_is_explained(self):
+        files = ("host/health", "host/linux", "csi/node/health", "csi/controller/health")
+        reasons = {reason for file in files for reason in re.findall(r'"((?:[A-Z][a-z]+){2,})"', production(f"src/{file}.rs"))}
+        self.assertGreater(len(reasons), 20)
+        rows = {pieces[0] for pieces in explained() if len(pieces) == 1}
+        self.assertEqual(reasons - rows, set())
 
     def test_both_languages_explain_the_same_messages(self):
         def messages(language: str) -> list[str]:
