@@ -53,7 +53,7 @@ async fn pre_stop_ends_at_once_on_a_node_that_stays_and_names_what_holds_one_tha
         server::ATTACHMENTS,
         json!({"items": [server::attachment("web01", "pv1")]}),
     );
-    let arguments = ["pre-stop", "--node-name", "web01", "--limit", "1"];
+    let arguments = ["pre-stop", "--node-name", "web01", "--limit", "10"];
     server.put(NODE, json!({"metadata": {"name": "web01"}}));
     let (code, _, words) = output(program(&server, &arguments)).await;
     assert_eq!(code, Some(0), "{words}");
