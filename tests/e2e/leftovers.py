@@ -18,6 +18,8 @@ OWN = re.compile(r"(?:e2e|run|quickstart)-(\d+)(?:-.*)?")
 # Images of emulated disks: of a run (in any checkout, which may be gone), and in a node of one that is gone.
 IMAGE = re.compile(r".*/target/e2e/(?:run|quickstart)-(\d+)/.*")
 ORPHAN = re.compile(r"/var/lib/nifcloud-emulator/disks/.* \(deleted\)")
+# GiB that a run may take for a while, most of it for the journals of new file systems.
+ROOM = 10
 _locks: list[int] = []
 
 
@@ -38,6 +40,13 @@ def end_when_told() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+
+
+def enough_room(directory: Path) -> None:
+    """A run on a disk that fills up does not fail where one would see it: the cluster's database ends, and every request hangs."""
+    free = shutil.disk_usage(directory).free >> 30
+    if free < ROOM:
+        raise SystemExit(f"e2e: {free} GiB are free at {directory}, a run needs {ROOM}: make room there")
 
 
 def alive(number: str) -> bool:

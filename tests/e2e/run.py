@@ -83,6 +83,7 @@ class Suite:
     def run(self) -> int:
         leftovers.one_at_a_time(self.dir.parent)
         leftovers.sweep(self.dir.parent)
+        leftovers.enough_room(self.dir.parent)
         shutil.rmtree(self.logs, ignore_errors=True)
         self.dir.mkdir(parents=True)
         programs, root = map(Path, subprocess.run(
