@@ -115,6 +115,8 @@ class Cluster:
     nodes: list[Node] = field(default_factory=list)
     lost: list[Node] = field(default_factory=list)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    # From when to when (wall clock) an API server started: until it has read the roles it refuses what they allow.
+    starts: list[tuple[float, float]] = field(default_factory=list)
 
     # Disks are loop devices, found by links.
     loop = True
@@ -259,7 +261,7 @@ class Cluster:
                    "--leader-elect=false", "--bind-address=127.0.0.1")
 
     def start_api_server(self) -> None:
-        pki = self.pki
+        pki, begun = self.pki, time.time()
         self.start(
             "kube-apiserver", f"{self.bin}/kube-apiserver", "--etcd-servers=http://127.0.0.1:2379",
             "--bind-address=0.0.0.0", "--secure-port=443", f"--advertise-address={GATEWAY}",
@@ -273,6 +275,7 @@ class Cluster:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key")
         wait("API server", lambda: self.api.request("GET", "/readyz") == "ok", 120)
+        self.starts.append((begun, time.time()))
 
     def start_node(self, node: Node) -> None:
         for directory in ("upper/images", "work", "root", "var"):
