@@ -338,13 +338,18 @@ class Cluster:
 
 
 def remove_groups(name: str) -> None:
-    """A run's cgroups, in all hierarchies."""
-    for hierarchy in Path("/sys/fs/cgroup").glob(f"*/{name}"):
-        for directory, _, _ in os.walk(hierarchy, topdown=False):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                pass
+    """A run's cgroups, in all hierarchies. One whose last process is still on its way out cannot be removed yet."""
+    for _ in range(40):
+        left = list(Path("/sys/fs/cgroup").glob(f"*/{name}"))
+        for hierarchy in left:
+            for directory, _, _ in os.walk(hierarchy, topdown=False):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    pass
+        if not left:
+            return
+        time.sleep(0.25)
 
 
 def finish_root(programs: Path, target: Path) -> None:
