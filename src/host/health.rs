@@ -151,12 +151,14 @@ impl Examiner<'_> {
     }
 
     /// Error counters that file systems keep in sysfs.
-    fn errors(&self, devno: DevNo, fs_type: &str) -> Option<Finding> {
-        let name = self.kernel.name(devno)?;
+    fn errors(&self, devno: DevNo, fs_type: &str) -> Vec<Finding> {
+        let Some(name) = self.kernel.name(devno) else {
+            return Vec::new();
+        };
         let fs = self.kernel.sysfs.join("fs");
         if fs_type.starts_with("ext") {
-            let count = number(&fs.join("ext4").join(name).join("errors_count"))?;
-            return (count > 0).then(|| {
+            let count = number(&fs.join("ext4").join(name).join("errors_count")).unwrap_or(0);
+            let recorded = (count > 0).then(|| {
                 finding(
                     Severity::Degraded,
                     "FileSystemErrors",
@@ -165,38 +167,55 @@ impl Examiner<'_> {
                     ),
                 )
             });
+            return recorded.into_iter().collect();
         }
-        if fs_type != "btrfs" {
-            return None;
+        if fs_type == "btrfs" {
+            btrfs_errors(&fs.join("btrfs"), &name)
+        } else {
+            Vec::new()
         }
-        let mut counted = Vec::new();
-        for uuid in names(&fs.join("btrfs")) {
-            let directory = fs.join("btrfs").join(uuid);
-            if !directory.join("devices").join(&name).exists() {
-                continue;
-            }
-            for id in names(&directory.join("devinfo")) {
-                let stats = text(&directory.join("devinfo").join(id).join("error_stats"));
-                let errors = stats.unwrap_or_default();
-                counted.extend(
-                    errors
-                        .lines()
-                        .filter(|line| !line.ends_with(" 0"))
-                        .map(str::to_owned),
-                );
-            }
-        }
-        (!counted.is_empty()).then(|| {
-            finding(
-                Severity::Degraded,
-                "DeviceErrors",
-                format!(
-                    "Btrfs has counted errors of the disk: {}",
-                    counted.join(", ")
-                ),
-            )
-        })
     }
+}
+
+/// What Btrfs has counted of a disk since it was formatted (the kernel's fs/btrfs/sysfs.c, `error_stats`).
+fn btrfs_errors(directory: &Path, disk: &str) -> Vec<Finding> {
+    let (mut corrupt, mut failed) = (Vec::new(), Vec::new());
+    for uuid in names(directory) {
+        let directory = directory.join(uuid);
+        if !directory.join("devices").join(disk).exists() {
+            continue;
+        }
+        for id in names(&directory.join("devinfo")) {
+            let stats = text(&directory.join("devinfo").join(id).join("error_stats"));
+            for line in stats.unwrap_or_default().lines() {
+                match line.split_once(' ') {
+                    Some((_, "0")) => {}
+                    // Blocks whose checksum or age is not that of what was written.
+                    Some(("corruption_errs" | "generation_errs", _)) => {
+                        corrupt.push(line.to_owned());
+                    }
+                    _ => failed.push(line.to_owned()),
+                }
+            }
+        }
+    }
+    let told = |lines: Vec<String>, severity, reason, what: &str| {
+        let message = format!("Btrfs has {what}: {}", lines.join(", "));
+        (!lines.is_empty()).then(|| finding(severity, reason, message))
+    };
+    let corrupt = told(
+        corrupt,
+        Severity::DataLoss,
+        "BlocksCorrupted",
+        "read blocks that are not what was written; `btrfs scrub` names the files, which must come from a backup",
+    );
+    let failed = told(
+        failed,
+        Severity::Degraded,
+        "DeviceErrors",
+        "counted errors of the disk",
+    );
+    corrupt.into_iter().chain(failed).collect()
 }
 
 #[cfg(test)]
@@ -303,6 +322,11 @@ mod tests {
             "write_errs 0\nread_errs 2\n",
         );
         assert_eq!(tree.reasons(true), ["DeviceErrors"]);
+        tree.put(
+            "fs/btrfs/uuid/devinfo/1/error_stats",
+            "write_errs 0\nread_errs 2\ncorruption_errs 7\ngeneration_errs 0\n",
+        );
+        assert_eq!(tree.reasons(true), ["BlocksCorrupted", "DeviceErrors"]);
         tree.put("block/sdb/ro", "1");
         assert_eq!(tree.reasons(false), ["DeviceReadOnly"]);
         tree.put("block/sdb/device/state", "offline");
