@@ -179,6 +179,10 @@ class Driver:
         fields = f"spec.nodeName={node}" if node else ""
         return self.cluster.api.list("Pod", NAMESPACE, f"app.kubernetes.io/component={component}", fields)
 
+    def staying(self, component: str, node: str | None = None) -> list[dict]:
+        """Without those that were replaced and are on their way out."""
+        return [pod for pod in self.pods(component, node) if "deletionTimestamp" not in pod["metadata"]]
+
     def save_logs(self, target: Path) -> None:
         """All containers' logs, also of those that ended, straight from the nodes' disks."""
         target.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ GRACE = 12
 def plugin(world: World, node: str) -> dict:
     """The node's one driver pod that is Ready and not on its way out."""
     def found() -> dict | None:
-        pods = [pod for pod in world.driver.pods("node", node) if "deletionTimestamp" not in pod["metadata"] and is_ready(pod)]
+        pods = [pod for pod in world.driver.staying("node", node) if is_ready(pod)]
         return pods[0] if len(pods) == 1 else None
     return wait(f"the driver's pod on {node}", found, 90)
 

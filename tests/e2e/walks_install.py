@@ -118,7 +118,7 @@ class Helm:
 
     def upgrade_changes_a_flag(self) -> None:
         self("upgrade", NAME, str(CHART), "-f", str(self.values), "--set", "log.format=json", "--wait", f"--timeout={patiently(180):.0f}s")
-        pod = self.world.driver.pods("controller")[0]
+        pod = self.world.driver.staying("controller")[0]
         environment = next(c for c in pod["spec"]["containers"] if c["name"] == "driver")["env"]
         expect({"name": "LOG_FORMAT", "value": "json"} in environment, f"the controller's environment: {environment}")
         self.world.driver.wait_installed()

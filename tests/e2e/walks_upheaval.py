@@ -83,7 +83,7 @@ def the_driver_is_rolled_to_another_build_and_back_while_pods_write(world: World
         world.driver.install(tag)
         for workload in (f"deployment/{NAME}-controller", f"daemonset/{NAME}-node"):
             world.cluster.kubectl("rollout", "status", "-n", NAMESPACE, workload, f"--timeout={patiently(120):.0f}s")
-        images = {c["image"] for pod in world.driver.pods("node") for c in pod["spec"]["containers"]}
+        images = {c["image"] for pod in world.driver.staying("node") for c in pod["spec"]["containers"]}
         expect(all(image.endswith(f":{tag}") for image in images), f"the node pods run {images}")
         world.driver.wait_installed()
         for role in ("node", "controller"):
