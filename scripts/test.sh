@@ -17,7 +17,7 @@ suite() {
   "$@" 2>&1 | tee "$logs/$name.log" || status=$?
   case $name in
     tests) detail=$(awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$logs/$name.log")$(sed -n 's/^\(crash\|storm\): [0-9].*/; &/p' "$logs/$name.log" | tr -d '\n') ;;
-    scsi | e2e | e2e-vm | quickstart) detail=$(tail -n 1 "$logs/$name.log") ;;
+    scsi | e2e | e2e-vm | quickstart) detail=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$logs/$name.log" | tail -n 1 || true) ;;
     deploy) detail=$(sed -n 's/^Ran \([0-9]* tests\).*/\1/p' "$logs/$name.log") ;;
     sanity) detail=$(awk '/^csi-sanity v/ {on = 1; next} on && / passed, / {sub(/^ +/, ""); printf "%s%s", s, $0; s = "; "}' "$logs/$name.log") ;;
   esac
