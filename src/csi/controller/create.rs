@@ -14,6 +14,7 @@ use super::command::Create;
 use super::error::ControllerError;
 use super::kernel::{Detached, Kernel, Outcome, Sent, TRIES, unfit};
 use crate::cloud::{CallError, Rejection};
+use crate::csi::error::chain;
 use crate::domain::disk::{Disk, NewDisk};
 use crate::domain::id::VmName;
 use crate::domain::journal::{Phase, describe};
@@ -74,7 +75,7 @@ pub(super) async fn create(kernel: &Kernel, command: &Create) -> Outcome<Disk> {
             Some(_) if command.selected().is_some() => return Err(why),
             // A lost call may still arrive, unless its VM cannot take the disk.
             _ if doubts > 0 => {
-                return Err(may_exist(command, super::super::error::chain(&why)));
+                return Err(may_exist(command, chain(&why)));
             }
             _ => return Err(why),
         }
@@ -218,7 +219,7 @@ fn check(command: &Create, disk: &Disk) -> Outcome<()> {
 /// An error of a call says nothing about whether the disk exists.
 fn not_final(command: &Create, error: ControllerError) -> ControllerError {
     if error.is_final() {
-        may_exist(command, super::super::error::chain(&error))
+        may_exist(command, chain(&error))
     } else {
         error
     }

@@ -247,8 +247,7 @@ impl ControllerError {
     pub fn verdict(&self) -> (Code, Level) {
         match self {
             Self::Fleet(error) => fleet_verdict(error),
-            // Wrong keys say nothing about disks; and the operator mends them while claims wait.
-            Self::Keys { .. } => (Code::Unavailable, Level::ERROR),
+            Self::Keys { source } => call_verdict(source),
             Self::MayExist { .. } | Self::Failing { .. } | Self::NoSlot { .. } => {
                 (Code::Unavailable, Level::WARN)
             }
@@ -282,10 +281,14 @@ impl ControllerError {
 fn fleet_verdict(error: &FleetError) -> (Code, Level) {
     match error {
         FleetError::Deadline { .. } => (Code::DeadlineExceeded, Level::WARN),
-        FleetError::Call(CallError::NotSent { .. } | CallError::Unknown { .. }) => {
-            (Code::Unavailable, Level::WARN)
-        }
-        FleetError::Call(CallError::Rejected { kind, .. }) => match kind {
+        FleetError::Call(error) => call_verdict(error),
+    }
+}
+
+fn call_verdict(error: &CallError) -> (Code, Level) {
+    match error {
+        CallError::NotSent { .. } | CallError::Unknown { .. } => (Code::Unavailable, Level::WARN),
+        CallError::Rejected { kind, .. } => match kind {
             Rejection::VolumeNotFound | Rejection::InstanceNotFound => {
                 (Code::NotFound, Level::INFO)
             }
@@ -295,6 +298,7 @@ fn fleet_verdict(error: &FleetError) -> (Code, Level) {
             Rejection::Processing | Rejection::Throttled | Rejection::Server => {
                 (Code::Unavailable, Level::WARN)
             }
+            // Wrong keys say nothing about disks; and the operator mends them while claims wait.
             Rejection::Auth => (Code::Unavailable, Level::ERROR),
             Rejection::Client => (Code::FailedPrecondition, Level::WARN),
         },
