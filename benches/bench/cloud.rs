@@ -199,17 +199,6 @@ pub(crate) async fn rows(binary: &Path) -> Vec<Row> {
     rows
 }
 
-/// A figure without a goal.
-fn plain(name: &str, value: f64, unit: &'static str) -> Row {
-    Row {
-        name: name.to_owned(),
-        value,
-        unit,
-        bound: None,
-        ratio: None,
-    }
-}
-
 /// From CreateVolume to the end of ControllerPublishVolume on the selected node, one claim after the other.
 async fn claim(binary: Arc<Path>) -> Vec<Row> {
     const LEARN: usize = 10;
@@ -242,7 +231,7 @@ async fn claim(binary: Arc<Path>) -> Vec<Row> {
     );
     vec![
         Row::new("claim_to_staged", mean / bound, "x", 1.05),
-        plain("claim_to_staged_own", mean - bound - answers, "s"),
+        Row::plain("claim_to_staged_own", mean - bound - answers, "s"),
         Row::new("mutating_calls_per_claim", slow, "", 1.0),
     ]
 }
@@ -322,7 +311,7 @@ async fn burst_1000(binary: Arc<Path>) -> Vec<Row> {
     );
     vec![
         Row::new("burst_1000", took / bound, "x", 1.1),
-        plain("burst_1000_controller_rss_mib", rig.driver.rss_mib(), "MiB"),
+        Row::plain("burst_1000_controller_rss_mib", rig.driver.rss_mib(), "MiB"),
     ]
 }
 
@@ -365,7 +354,7 @@ async fn list_50000(binary: &Path) -> Vec<Row> {
     );
     vec![
         Row::new("list_50000_s", (took - call).max(0.0), "s", 1.0),
-        plain("list_50000_controller_rss_mib", rig.driver.rss_mib(), "MiB"),
+        Row::plain("list_50000_controller_rss_mib", rig.driver.rss_mib(), "MiB"),
     ]
 }
 
@@ -394,7 +383,7 @@ async fn expand_100(binary: Arc<Path>) -> Vec<Row> {
         CLOUD.extend + CLOUD.reply
     );
     vec![
-        plain("expand_100x300", took / bound, "x"),
-        plain("expand_100x300_reads_per_volume", reads, ""),
+        Row::plain("expand_100x300", took / bound, "x"),
+        Row::plain("expand_100x300_reads_per_volume", reads, ""),
     ]
 }
