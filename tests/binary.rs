@@ -8,6 +8,8 @@
     reason = "tests start the program itself"
 )]
 
+#[path = "shared/address.rs"]
+mod address;
 #[path = "binary/bad_cloud.rs"]
 mod bad_cloud;
 #[path = "binary/bad_input.rs"]
@@ -29,7 +31,8 @@ use additional_storage_csi::proto::csi::v1::controller_client::ControllerClient;
 use additional_storage_csi::proto::csi::v1::identity_client::IdentityClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::net::TcpSocket;
+
+use address::reserved;
 
 /// Far above what anything here takes; a test that reaches it has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -94,15 +97,6 @@ impl Running {
             .unwrap();
         text
     }
-}
-
-/// An address of this test alone: bound, so that nobody is given it, and not listened on, so that the driver can.
-fn reserved() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = socket.local_addr().unwrap().to_string();
-    (socket, address)
 }
 
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {

@@ -9,6 +9,8 @@
     reason = "tests start the program itself"
 )]
 
+#[path = "shared/address.rs"]
+mod address;
 #[path = "kube/doctor.rs"]
 mod doctor;
 #[path = "kube/program.rs"]

@@ -5,7 +5,8 @@ use axum::Router;
 use axum::http::header::DATE;
 use serde_json::{Value, json};
 
-use super::program::{output, program, reserved};
+use super::address::reserved;
+use super::program::{output, program};
 use super::server::{self, Server};
 
 const SECRET: &str = "emulator-secret";

@@ -10,10 +10,10 @@ use additional_storage_csi::kube::STARTUP_TAINT;
 use additional_storage_csi::proto::csi::v1::NodeGetInfoRequest;
 use additional_storage_csi::proto::csi::v1::node_client::NodeClient;
 use serde_json::json;
-use tokio::net::TcpSocket;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
+use super::address::reserved;
 use super::server::{self, Server};
 
 const NODE: &str = "/api/v1/nodes/web01";
@@ -94,15 +94,6 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         }
     });
     found.await.unwrap_or_else(|_| panic!("never: {what}"))
-}
-
-/// An address of this test alone: bound, so that nobody is given it, and not listened on, so that the driver can.
-pub(crate) fn reserved() -> (TcpSocket, String) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let address = socket.local_addr().unwrap().to_string();
-    (socket, address)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
