@@ -16,6 +16,7 @@ from driver import NAME, Cloud, Driver
 
 IMAGE = "localhost/test:1"
 CLASS = "nifcloud-standard-flash"
+# For many disks: a new ext4 of 100 GiB takes half a gigabyte of the machine for its journal, xfs a tenth of that.
 XFS = "nifcloud-standard-flash-xfs"
 # Where a walk runs. SHARED walks run side by side and disturb nobody. SPARE walks run one after the other on the nodes
 # of a zone of their own, beside the shared ones and then the CALM ones: those want the other nodes for themselves.

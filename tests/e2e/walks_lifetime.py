@@ -101,7 +101,6 @@ def the_fifteenth_disk_waits_for_another_node_and_says_why(world: World) -> None
     full, other = spare_nodes(world)
     names = [f"disk{number}" for number in range(1, 15)]
     for name in names:
-        # Of this size a new ext4 takes half a gigabyte of the machine for its journal, xfs a tenth of that.
         world.claim(name, storage_class=XFS)
     world.pod("full", *names, node=full)
     world.running("full", 180)

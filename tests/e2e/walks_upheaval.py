@@ -102,7 +102,6 @@ def the_driver_is_rolled_to_another_build_and_back_while_pods_write(world: World
 def twenty_claims_survive_a_controller_killed_at_random(world: World) -> None:
     chance, count = random.Random(20), 20
     for number in range(count):
-        # Of this size a new ext4 takes half a gigabyte of the machine for its journal, xfs a tenth of that.
         world.claim(f"claim{number}", storage_class=XFS)
         world.pod(f"claim{number}", f"claim{number}")
     end = time.monotonic() + 25
