@@ -116,6 +116,34 @@ def the_fifteenth_disk_waits_for_another_node_and_says_why(world: World) -> None
 
 
 @walk(SPARE_LANE)
+def a_disk_attached_by_hand_takes_a_place_on_its_node_until_it_is_imported(world: World) -> None:
+    name = empty_spare_node(world)
+
+    def places() -> int:
+        return (world.driver.registered(name) or {})["allocatable"]["count"]
+    before = places()
+    handle = "byhand01"
+    # The kubelet asks the driver anew; ten seconds is the shortest time that Kubernetes allows.
+    world.api.patch("CSIDriver", DRIVER, {"spec": {"nodeAllocatableUpdatePeriodSeconds": 10}})
+    try:
+        world.cloud.admin("POST", "/disks", {"name": handle, "attachment": {"vm": name}})
+        wait("one place less on the node", lambda: places() == before - 1, 60)
+        static_volume(world, f"{world.space}-byhand", handle, world.cluster.node(name).zone, "byhand")
+        world.api.patch("PersistentVolume", f"{world.space}-byhand", {"metadata": {"annotations": {
+            "pv.kubernetes.io/provisioned-by": DRIVER}}})
+        world.claim("byhand", volumeName=f"{world.space}-byhand")
+        world.pod("byhand", "byhand", node=name)
+        world.running("byhand")
+        world.write("byhand")
+        wait("the place again, as the disk counts as a volume now", lambda: places() == before, 60)
+        world.api.delete("Pod", "byhand", world.space)
+        world.api.delete("PersistentVolumeClaim", "byhand", world.space)
+        world.disk_gone(handle, 90)
+    finally:
+        world.api.patch("CSIDriver", DRIVER, {"spec": {"nodeAllocatableUpdatePeriodSeconds": 60}})
+
+
+@walk(SPARE_LANE)
 def a_claim_whose_node_can_take_no_disk_is_made_for_another_node(world: World) -> None:
     name = empty_spare_node(world)
     others = [other for other in spare_nodes(world) if other != name]
