@@ -150,6 +150,15 @@ impl CallError {
         }
     }
 
+    /// Whether the API cannot be used at present, whatever is asked of it.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::NotSent { .. } | Self::Unknown { .. } => true,
+            Self::Rejected { kind, .. } => matches!(kind, Rejection::Auth | Rejection::Throttled),
+        }
+    }
+
     /// Whether waiting and repeating (after reading, where the outcome is unknown) may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -245,6 +245,12 @@ impl Fleet {
         Ok(vms)
     }
 
+    /// Why the API cannot be used at present; `None` when its last answer was one about the request itself.
+    #[must_use]
+    pub fn trouble(&self) -> Option<CallError> {
+        self.api.trouble()
+    }
+
     /// Slots of the VM that neither a disk nor a [`Reservation`] of this process occupies.
     #[must_use]
     pub fn free_slots(&self, vm: &Vm) -> usize {

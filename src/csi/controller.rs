@@ -142,6 +142,7 @@ impl Controller {
             Failure::Controller(ControllerError::StillRunning {
                 operation,
                 disk: disk.to_string(),
+                trouble: self.fleet.trouble().map(Box::new),
             })
         })
     }

@@ -26,6 +26,8 @@ pub(super) struct Api {
     pub(super) observer: Arc<dyn Observer>,
     /// Tokens that were taken ahead, by disk.
     paid: Mutex<HashMap<DiskName, u32>>,
+    /// The last failure, while no call has been answered since.
+    trouble: Mutex<Option<CallError>>,
 }
 
 /// A token taken ahead for the next write on one disk, so that the write can follow a read at once. Given back when
@@ -64,7 +66,14 @@ impl Api {
             config,
             observer,
             paid: Mutex::default(),
+            trouble: Mutex::default(),
         }
+    }
+
+    /// Why the API cannot be used at present, as far as the last call showed.
+    pub(super) fn trouble(&self) -> Option<CallError> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for the token of the next write on `disk`.
@@ -105,9 +114,7 @@ impl Api {
         let _ = self.bucket.pass(Class::Read, None).await;
         self.observer.call(action);
         let answer = call().await;
-        if let Err(error) = &answer {
-            self.heed(error);
-        }
+        self.heed(answer.as_ref().err());
         answer
     }
 
@@ -163,11 +170,11 @@ impl Api {
             }
             self.observer.call(action);
             let begun = Instant::now();
-            let error = match call().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let answer = call().await;
+            self.heed(answer.as_ref().err());
+            let Err(error) = answer else {
+                return Ok(());
             };
-            self.heed(&error);
             let pause = pause(tries);
             let again = match (&error, error.rejection()) {
                 (CallError::NotSent { .. }, _) => {
@@ -206,24 +213,26 @@ impl Api {
         paid.spend();
         self.observer.call(action);
         let answer = call().await;
-        if let Err(error) = &answer {
-            self.heed(error);
-        }
+        self.heed(answer.as_ref().err());
         answer
     }
 
-    fn heed(&self, error: &CallError) {
+    /// Learns from an answer: how fast calls may come, and whether the API can be used at all.
+    fn heed(&self, error: Option<&CallError>) {
         match error {
-            CallError::Rejected {
+            Some(CallError::Rejected {
                 kind: Rejection::Throttled,
                 retry_after,
                 ..
-            } => self.bucket.throttled(*retry_after),
-            CallError::Unknown {
+            }) => self.bucket.throttled(*retry_after),
+            Some(CallError::Unknown {
                 throttled: true, ..
-            } => self.bucket.throttled(None),
-            CallError::Rejected { .. } | CallError::Unknown { .. } | CallError::NotSent { .. } => {}
+            }) => self.bucket.throttled(None),
+            _ => {}
         }
+        let troubled = error.filter(|error| error.is_outage());
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = troubled.cloned();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Promises of the fleet, on a cloud in memory and virtual time.
 
+mod outages;
 mod reads;
 mod writes;
 

@@ -221,6 +221,9 @@ pub enum ControllerError {
         operation: &'static str,
         /// The disk.
         disk: String,
+        /// What keeps the job from its end, where that is known: the API cannot be used.
+        #[source]
+        trouble: Option<Box<CallError>>,
     },
     /// Not a token that ListVolumes gave.
     #[error("starting_token {token:?} is not one that this driver gave; list again from the start")]
@@ -264,7 +267,10 @@ impl ControllerError {
             Self::ForeignOffline { .. } => (Code::FailedPrecondition, Level::INFO),
             Self::Size(_) | Self::AboveLimit { .. } => (Code::OutOfRange, Level::INFO),
             Self::Moved { .. } | Self::BadToken { .. } => (Code::Aborted, Level::INFO),
-            Self::StillRunning { .. } => (Code::DeadlineExceeded, Level::INFO),
+            Self::StillRunning { trouble, .. } => {
+                let level = trouble.as_ref().map_or(Level::INFO, |_| Level::WARN);
+                (Code::DeadlineExceeded, level)
+            }
         }
     }
 

@@ -252,10 +252,29 @@ pub(super) fn controller() -> Vec<Row> {
             E::StillRunning {
                 operation: "CreateVolume",
                 disk: disk(),
+                trouble: None,
             },
             DeadlineExceeded,
             Level::INFO,
             &["CreateVolume", "still running", "retry"],
+        ),
+        (
+            E::StillRunning {
+                operation: "CreateVolume",
+                disk: disk(),
+                trouble: Some(Box::new(CallError::NotSent {
+                    action: "DescribeVolumes",
+                    reason: "no route".to_owned(),
+                })),
+            },
+            DeadlineExceeded,
+            Level::WARN,
+            &[
+                "CreateVolume",
+                "still running",
+                "DescribeVolumes",
+                "no route",
+            ],
         ),
         (
             E::BadToken {
