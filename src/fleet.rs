@@ -52,7 +52,7 @@ use self::queue::Queues;
 use self::slots::Slots;
 use self::snapshot::Shared;
 use self::tracker::Tracker;
-use self::write::Accepted;
+use self::write::{Accepted, Made};
 use crate::cloud::{CallError, Cloud};
 use crate::domain::device::ScsiAddress;
 use crate::domain::disk::{Disk, Vm};
@@ -118,6 +118,7 @@ pub struct Fleet {
     queues: Queues,
     load: Load,
     accepted: Accepted,
+    made: Made,
 }
 
 impl fmt::Debug for Fleet {
@@ -162,6 +163,7 @@ impl Fleet {
             queues,
             load,
             accepted: Accepted::default(),
+            made: Made::default(),
         }
     }
 

@@ -39,6 +39,29 @@ impl Accepted {
     }
 }
 
+/// How long the read that ended a creation may stand for a read of its own. Shorter than any operation of the cloud that
+/// could take the disk away.
+const JUST_MADE: Duration = Duration::from_secs(2);
+
+/// Disks as they were when this process saw them made.
+#[derive(Debug, Default)]
+pub(super) struct Made(Mutex<HashMap<DiskName, (Disk, Instant)>>);
+
+impl Made {
+    fn note(&self, disk: &Disk) {
+        let now = Instant::now();
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, (_, then)| now.saturating_duration_since(*then) < JUST_MADE);
+        table.insert(disk.name.clone(), (disk.clone(), now));
+    }
+
+    fn take(&self, disk: &DiskName) -> Option<Disk> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (disk, then) = table.remove(disk)?;
+        (then.elapsed() < JUST_MADE).then_some(disk)
+    }
+}
+
 /// What a write is and whom it concerns.
 struct Write<'a> {
     action: &'static str,
@@ -114,6 +137,14 @@ impl Fleet {
         self.disk_reads.exists(&disk.name);
         self.placed(&disk.name, &disk.anchor);
         Ok(())
+    }
+
+    /// The disk as the read showed it that ended its creation by this process, a moment ago and before any other write of
+    /// this process on it; once. A claim is published right after it was made, and this saves the claim a call: good
+    /// enough where the next step is sound whatever happened since and is followed by a read.
+    #[must_use]
+    pub fn just_made(&self, disk: &DiskName) -> Option<Disk> {
+        self.made.take(disk)
     }
 
     /// `AttachVolume`, sent once. The caller holds the VM's [`Turn`] and has read the disk since it paid.
@@ -243,6 +274,9 @@ impl Fleet {
             Ok(disk) => {
                 self.snapshot.wrote();
                 self.left(name, disk.as_ref());
+                if let Some(disk) = disk.as_ref().filter(|_| operation == Operation::Create) {
+                    self.made.note(disk);
+                }
                 Ok(disk)
             }
             Err(Missed::Failed(error)) => Err(error.into()),
@@ -277,6 +311,7 @@ impl Fleet {
         // Also when this future is dropped: the call may have been carried out.
         let _ended = Ended(self);
         self.snapshot.wrote();
+        self.made.take(disk);
         let answer = sent.await;
         match (&answer, operation) {
             (Ok(()), Some(operation)) => self.accepted.note(disk, operation),

@@ -1,5 +1,6 @@
 //! The controller's promises, one life of a disk at a time.
 
+use additional_storage_csi::domain::id::{DiskName, VmName};
 use additional_storage_csi::emulator::Effect;
 use additional_storage_csi::proto::csi::v1::*;
 use tonic::Code;
@@ -16,14 +17,45 @@ async fn from_claim_to_pod_costs_one_slow_operation() {
         "born there, and stays"
     );
     assert_eq!(rig.disk(DISK).unwrap().description, NEW);
+    let reads = || {
+        let calls = rig.control().calls();
+        ["DescribeVolumes", "DescribeInstanceAttribute"].map(|action| calls.get(action).copied())
+    };
+    let [to_create, _] = reads();
     let context = rig.publish(DISK, "node2").await.unwrap();
     assert_eq!(context["devicePath"], "SCSI (0:1)");
     assert_eq!(
         rig.changes(),
         ["CreateVolume node2", "ModifyVolumeAttribute"]
     );
+    assert_eq!(
+        reads(),
+        [to_create, Some(1)],
+        "the read that saw it made is good for its journal"
+    );
     assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED);
     assert_eq!(volume.capacity_bytes, 100 * GIB);
+}
+
+#[tokio::test]
+async fn a_disk_that_was_taken_away_right_after_its_birth_is_brought_back_for_its_pod() {
+    let rig = Rig::new().await;
+    rig.create(selected("node2")).await.unwrap();
+    let (disk, vm) = (
+        DiskName::parse(DISK).unwrap(),
+        VmName::parse("node2").unwrap(),
+    );
+    rig.cloud.detach_disk(&disk, &vm).await.unwrap();
+    while rig.holder(DISK).is_some() {
+        tokio::task::yield_now().await;
+    }
+    if let Err(status) = rig.publish(DISK, "node2").await {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    let context = rig.publish(DISK, "node2").await.unwrap();
+    assert_eq!(context["devicePath"], "SCSI (0:1)");
+    assert_eq!(rig.holder(DISK).as_deref(), Some("node2"));
+    assert_eq!(rig.disk(DISK).unwrap().description, PUBLISHED);
 }
 
 #[tokio::test]

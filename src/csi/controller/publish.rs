@@ -25,7 +25,7 @@ use super::kernel::{Detached, Kernel, Outcome, Sent, Tries, no_disk, refused, un
 use crate::cloud::{CallError, Rejection};
 use crate::csi::node::{DEVICE_PATH, SIZE_GIB};
 use crate::domain::disk::{Disk, Vm};
-use crate::domain::id::VmName;
+use crate::domain::id::{DiskName, VmName};
 use crate::domain::journal::{self, Phase};
 use crate::fleet::{FleetError, Operation};
 
@@ -45,11 +45,13 @@ pub(super) async fn publish(
         growth: Some(Instant::now() + kernel.config.lend_patience),
         doubted: false,
     };
+    // Enough to write its journal; whether the disk is still there shows the read of its slot afterwards.
+    let mut made = kernel.fleet.just_made(name);
     loop {
         // From the start, so that all who publish on this VM at once share one read of its slots; but not during
         // anything slow, which the others would wait for.
         let mut expected = Some(kernel.fleet.expect_slot(vm));
-        let mut disk = kernel.find(name).await?.ok_or_else(|| no_disk(name))?;
+        let mut disk = look(kernel, name, vm, made.take()).await?;
         if !disk.is_attached_to(vm) || disk.is_lent() || disk.is_stray() {
             expected = None;
         }
@@ -91,6 +93,14 @@ pub(super) async fn publish(
                 attached = attach(kernel, &disk, vm, &mut tries).await?;
             }
         }
+    }
+}
+
+/// The disk as it is now; where it was made a moment ago, on this very VM, as it was then.
+async fn look(kernel: &Kernel, name: &DiskName, vm: &VmName, made: Option<Disk>) -> Outcome<Disk> {
+    match made {
+        Some(disk) if disk.is_attached_to(vm) && disk.phase() == Phase::New => Ok(disk),
+        _ => kernel.find(name).await?.ok_or_else(|| no_disk(name)),
     }
 }
 
