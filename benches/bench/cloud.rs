@@ -202,7 +202,7 @@ pub(crate) async fn rows(binary: &Path) -> Vec<Row> {
 /// From CreateVolume to the end of ControllerPublishVolume on the selected node, one claim after the other.
 async fn claim(binary: Arc<Path>) -> Vec<Row> {
     const LEARN: usize = 10;
-    const MEASURED: usize = 6;
+    const MEASURED: usize = 10;
     // One VM has 14 slots.
     const VMS: usize = 2;
     let rig = Rig::new(&binary, VMS, 1, None).await;

@@ -25,7 +25,7 @@ const WEIGHT: f64 = 0.25;
 const NEAR: f64 = 0.03;
 const WEIGHT_NEAR: f64 = 0.5;
 /// Weight of a sample's distance in the estimate of how much durations vary.
-const WEIGHT_DEVIATION: f64 = 0.4;
+const WEIGHT_DEVIATION: f64 = 0.6;
 /// One stuck operation must not move the estimate by more than this factor's worth.
 const OUTLIER: f64 = 1.5;
 /// Unlearned or overdue: poll again after this part of the time that has already passed.
