@@ -286,3 +286,22 @@ async fn a_write_paid_ahead_follows_its_read_at_once() {
     self::paid(&fleet, 1).await;
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_read_that_saw_a_disk_made_serves_once_and_for_two_seconds_and_until_the_next_write() {
+    let (_, fleet) = setting(1, SECOND);
+    let just_made = |disk| fleet.just_made(&disk_name(disk));
+    claim(&fleet, 0, 0).await;
+    tokio::time::sleep(2 * SECOND - SECOND / 100).await;
+    assert!(just_made(0).unwrap().is_attached_to(&vm_name(0)));
+    assert_eq!(just_made(0), None, "once");
+    claim(&fleet, 1, 0).await;
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(just_made(1), None, "too old");
+    claim(&fleet, 2, 0).await;
+    let pass = paid(&fleet, 2).await;
+    fleet.describe(pass, &disk_name(2), "pvc-").await.unwrap();
+    assert_eq!(just_made(2), None, "changed by this process");
+    claim(&fleet, 3, 0).await;
+    assert!(just_made(3).is_some());
+}
