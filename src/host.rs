@@ -345,7 +345,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     fn storage_findings(&self) -> Result<Vec<Finding>, HostError>;
 
     /// Disks in slots other than the boot disk that are not in `ours`.
-    fn foreign_disks(&self, ours: &[DevNo]) -> Result<usize, HostError>;
+    fn foreign_disks(&self, ours: &[DevNo]) -> Result<Vec<DevNo>, HostError>;
 }
 
 /// Why the machine could not do it.

@@ -648,8 +648,9 @@ fn an_empty_slot_is_not_found_and_the_message_says_where_it_looked() {
         error.contains("SCSI (0:9)") && error.contains("by-path"),
         "{error}"
     );
-    assert_eq!(rig.host.foreign_disks(&[]).unwrap(), 1);
-    assert_eq!(rig.host.foreign_disks(&[rig.device().devno]).unwrap(), 0);
+    let devno = rig.device().devno;
+    assert_eq!(rig.host.foreign_disks(&[]).unwrap(), [devno]);
+    assert_eq!(rig.host.foreign_disks(&[devno]).unwrap(), []);
     assert_eq!(rig.host.storage_findings().unwrap(), []);
 }
 

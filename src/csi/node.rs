@@ -22,6 +22,7 @@ use self::error::NodeError;
 use self::kernel::Kernel;
 use self::known::Known;
 use self::records::Records;
+use self::strangers::Strangers;
 use super::deadline::caller_limit;
 use super::error::Failure;
 use super::layer::note_volume;
@@ -52,6 +53,7 @@ mod publish;
 mod records;
 mod stage;
 mod stats;
+mod strangers;
 mod unpublish;
 mod unstage;
 
@@ -133,6 +135,7 @@ impl Node {
                 config: Arc::new(config),
                 records,
                 known,
+                strangers: Strangers::default(),
             },
             jobs,
             reads: Jobs::default(),

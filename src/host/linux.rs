@@ -398,11 +398,12 @@ impl Host for LinuxHost {
         Ok(found)
     }
 
-    fn foreign_disks(&self, ours: &[DevNo]) -> Result<usize, HostError> {
+    fn foreign_disks(&self, ours: &[DevNo]) -> Result<Vec<DevNo>, HostError> {
         // NIFCLOUD boots from SCSI (0:0); additional disks begin at (0:1).
         const BOOT: ScsiAddress = ScsiAddress { bus: 0, target: 0 };
         let foreign =
             |disk: &BlockDevice| disk.address != Some(BOOT) && !ours.contains(&disk.devno);
-        Ok(self.disks().iter().filter(|disk| foreign(disk)).count())
+        let disks = self.disks().into_iter().filter(foreign);
+        Ok(disks.map(|disk| disk.devno).collect())
     }
 }

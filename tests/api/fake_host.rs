@@ -39,7 +39,7 @@ pub struct Machine {
     pub stuck: BTreeSet<PathBuf>,
     pub findings: Vec<Finding>,
     pub storage_findings: Vec<Finding>,
-    pub foreign: usize,
+    pub foreign: u32,
     pub boom: bool,
     /// The last disk that left the machine, as the cloud keeps it.
     pub cloud: Option<Disk>,
@@ -453,9 +453,10 @@ impl Host for FakeHost {
         Ok(self.get().storage_findings.clone())
     }
 
-    fn foreign_disks(&self, ours: &[DevNo]) -> Result<usize, HostError> {
+    fn foreign_disks(&self, ours: &[DevNo]) -> Result<Vec<DevNo>, HostError> {
         let machine = self.get();
-        let known = ours.iter().filter(|n| machine.disks.contains_key(n));
-        Ok(machine.foreign + machine.disks.len() - known.count())
+        let others = (0..machine.foreign).map(|minor| DevNo { major: 250, minor });
+        let unknown = machine.disks.keys().filter(|n| !ours.contains(n)).copied();
+        Ok(others.chain(unknown).collect())
     }
 }

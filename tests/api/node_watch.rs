@@ -119,7 +119,19 @@ async fn info_tells_the_vm_its_zone_and_the_slots_that_are_left() {
         .unwrap()
         .into_inner();
     assert_eq!(info.max_volumes_per_node, 12);
+    node.host.plug(6);
+    let info = client
+        .node_get_info(NodeGetInfoRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        info.max_volumes_per_node, 12,
+        "a disk that has just come is a volume on its way"
+    );
+    let node = Harness::new().await;
     node.host.get().foreign = 20;
+    let mut client = node.client.clone();
     let info = client
         .node_get_info(NodeGetInfoRequest {})
         .await
@@ -202,6 +214,8 @@ async fn storage_health_tells_a_missing_controller_and_full_slots() {
         .unwrap()
         .into_inner();
     assert!(answer.backend_health.is_empty());
+    let node = Harness::new().await;
+    let mut client = node.client.clone();
     node.host.get().foreign = 14;
     node.host.get().storage_findings = vec![Finding {
         severity: Severity::Inaccessible,

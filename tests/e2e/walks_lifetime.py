@@ -6,6 +6,8 @@ from driver import DRIVER
 from kit import CLASS, SPARE_LANE, XFS, World, expect, walk
 from walks_article import empty_spare_node, spare_nodes
 
+# Slots of a VM.
+PLACES = 14
 ZONE_KEY = "topology.additional-storage.csi.nifcloud.com/zone"
 
 
@@ -121,13 +123,14 @@ def a_disk_attached_by_hand_takes_a_place_on_its_node_until_it_is_imported(world
 
     def places() -> int:
         return (world.driver.registered(name) or {})["allocatable"]["count"]
-    before = places()
     handle = "byhand01"
     # The kubelet asks the driver anew; ten seconds is the shortest time that Kubernetes allows.
     world.api.patch("CSIDriver", DRIVER, {"spec": {"nodeAllocatableUpdatePeriodSeconds": 10}})
     try:
+        wait("all places of the node", lambda: places() == PLACES, 90)
         world.cloud.admin("POST", "/disks", {"name": handle, "attachment": {"vm": name}})
-        wait("one place less on the node", lambda: places() == before - 1, 60)
+        # The driver gives a disk that has just come a minute: it might be a volume on its way.
+        wait("one place less on the node", lambda: places() == PLACES - 1, 120)
         static_volume(world, f"{world.space}-byhand", handle, world.cluster.node(name).zone, "byhand")
         world.api.patch("PersistentVolume", f"{world.space}-byhand", {"metadata": {"annotations": {
             "pv.kubernetes.io/provisioned-by": DRIVER}}})
@@ -135,7 +138,7 @@ def a_disk_attached_by_hand_takes_a_place_on_its_node_until_it_is_imported(world
         world.pod("byhand", "byhand", node=name)
         world.running("byhand")
         world.write("byhand")
-        wait("the place again, as the disk counts as a volume now", lambda: places() == before, 60)
+        wait("the place again, as the disk counts as a volume now", lambda: places() == PLACES, 60)
         world.api.delete("Pod", "byhand", world.space)
         world.api.delete("PersistentVolumeClaim", "byhand", world.space)
         world.disk_gone(handle, 90)

@@ -173,7 +173,7 @@ fn entries(findings: Vec<Finding>) -> Vec<VolumeHealthEntry> {
 
 pub(super) fn storage(kernel: &Kernel) -> Result<NodeGetStorageHealthResponse, NodeError> {
     let mut findings = kernel.host.storage_findings()?;
-    let foreign = kernel.host.foreign_disks(&info::ours(kernel)?)?;
+    let foreign = info::foreign(kernel)?;
     if foreign >= SLOTS_PER_VM {
         findings.push(Finding {
             severity: Severity::Degraded,

@@ -1,5 +1,7 @@
 //! NodeGetInfo and NodeGetCapabilities.
 
+use std::time::Instant;
+
 use super::error::NodeError;
 use super::kernel::{Kernel, is_file_system};
 use super::records::Record;
@@ -55,16 +57,22 @@ fn max_volumes(kernel: &Kernel) -> Result<u16, NodeError> {
         return Ok(fixed.max(1));
     }
     let slots = u16::try_from(SLOTS_PER_VM).unwrap_or(u16::MAX);
-    let foreign = u16::try_from(kernel.host.foreign_disks(&ours(kernel)?)?).unwrap_or(u16::MAX);
+    let foreign = u16::try_from(foreign(kernel)?).unwrap_or(u16::MAX);
     Ok(slots
         .saturating_sub(foreign)
         .saturating_sub(kernel.config.reserved_slots)
         .max(1))
 }
 
+/// Disks that are not this driver's, nor on their way to become so.
+pub(super) fn foreign(kernel: &Kernel) -> Result<usize, NodeError> {
+    let there = kernel.host.foreign_disks(&ours(kernel)?)?;
+    Ok(kernel.strangers.count(&there, Instant::now()))
+}
+
 /// Devices that are this driver's: those with a record, and those that the kubelet has mounted for CSI. The latter
 /// matters right after the Go driver was replaced: its disks are staged and have no record.
-pub(super) fn ours(kernel: &Kernel) -> Result<Vec<DevNo>, NodeError> {
+fn ours(kernel: &Kernel) -> Result<Vec<DevNo>, NodeError> {
     let records = kernel.records.all()?;
     let mut ours: Vec<DevNo> = records
         .iter()

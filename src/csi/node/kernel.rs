@@ -9,6 +9,7 @@ use super::NodeConfig;
 use super::error::{Advice, NodeError};
 use super::known::Known;
 use super::records::{Record, Records};
+use super::strangers::Strangers;
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
 use crate::domain::id::DiskName;
@@ -21,6 +22,7 @@ pub(crate) struct Kernel {
     pub(crate) config: Arc<NodeConfig>,
     pub(crate) records: Records,
     pub(crate) known: Known,
+    pub(crate) strangers: Strangers,
 }
 
 /// What is at a staging path.
