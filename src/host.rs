@@ -281,7 +281,8 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Binds a device node onto a file (created if missing).
     fn bind_device(&self, device: &BlockDevice, target: &Path) -> Result<(), HostError>;
 
-    /// Unmounts everything stacked at `target`, without following symlinks. `false` if nothing was mounted there.
+    /// Unmounts everything stacked at `target`, without following symlinks. `false` if nothing was mounted there. A mount
+    /// that stays busy for a second is an error that names its users.
     fn unmount(&self, target: &Path) -> Result<bool, HostError>;
 
     /// Removes an empty directory or a file that is not a mount point; missing is success.

@@ -328,6 +328,27 @@ fn everything_stacked_at_a_path_is_unmounted_and_users_are_named() {
 }
 
 #[test]
+fn a_mount_that_somebody_looks_at_in_passing_is_unmounted() {
+    if !able("passing users") {
+        return;
+    }
+    let rig = Rig::new(80 * MIB);
+    rig.format(&plan(FsType::Ext4)).unwrap();
+    let stage = rig.path("stage");
+    rig.host
+        .mount(&rig.device(), &stage, FsType::Ext4, &[])
+        .unwrap();
+    let file = File::create(stage.join("open")).unwrap();
+    let (_here, there) = std::sync::mpsc::channel::<()>();
+    let passing = std::thread::spawn(move || {
+        let _ = there.recv_timeout(Duration::from_millis(50));
+        drop(file);
+    });
+    assert!(rig.host.unmount(&stage).unwrap());
+    passing.join().unwrap();
+}
+
+#[test]
 fn a_raw_device_is_bound_onto_a_file() {
     if !able("raw block") {
         return;

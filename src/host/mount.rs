@@ -5,17 +5,22 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use sys_mount::{Mount, MountFlags};
 
 use super::device::{self, Open};
+use super::wait::Backoff;
 use super::{BlockDevice, HostError, MountEntry, Mounts, fault, paths};
 use crate::domain::capability::FsType;
 
 /// Bytes of a mount table; the kernel allows 100 000 mounts (sysctl fs.mount-max), a row has a few hundred bytes.
 const MOST: u64 = 1 << 30;
+/// How long a mount may be busy before somebody is taken to use it. Who looks at mounts in passing is gone sooner, and so
+/// is a tool that is being started and has this process's open files until it runs.
+const PASSING: Duration = Duration::from_secs(1);
 
 /// The mount table of this process's namespace.
 #[derive(Debug, Clone)]
@@ -165,6 +170,8 @@ impl Table {
     pub(super) fn unmount(&self, target: &Path) -> Result<bool, HostError> {
         let target = paths::settled(target);
         let mut any = false;
+        let deadline = Instant::now() + PASSING;
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
         loop {
             match umount2(&target, MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) => any = true,
@@ -172,6 +179,7 @@ impl Table {
                 Err(Errno::EINVAL | Errno::ENOENT) if self.at(&target)?.is_none() => {
                     return Ok(any);
                 }
+                Err(Errno::EBUSY) if backoff.pause(deadline) => {}
                 Err(Errno::EBUSY) => {
                     return Err(HostError::Busy {
                         users: self.users(&target)?,
