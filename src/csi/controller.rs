@@ -55,6 +55,9 @@ pub struct ControllerConfig {
     pub job: Duration,
     /// How long a call whose outcome is unknown gets to show what it did, before it is looked for.
     pub doubt: Duration,
+    /// How long a call that changes something may be under way before it is carried out, counted from the read that it
+    /// rests on. A call that takes longer has lost its connection: its outcome is unknown, and `doubt` applies.
+    pub flight: Duration,
     /// How long ControllerPublish waits for another controller to finish growing the disk, before it takes the disk.
     pub lend_patience: Duration,
     /// How long a job begins new work after its last caller was told that the work goes on. Shorter than the time after
@@ -68,6 +71,7 @@ impl Default for ControllerConfig {
             zone: None,
             job: Duration::from_secs(600),
             doubt: Duration::from_secs(3),
+            flight: Duration::from_secs(1),
             lend_patience: Duration::from_secs(60),
             linger: Duration::from_secs(10),
         }

@@ -63,6 +63,7 @@ pub fn cloud() -> Config {
 pub fn settings() -> ControllerConfig {
     ControllerConfig {
         doubt: Duration::from_millis(100),
+        flight: Duration::from_millis(100),
         lend_patience: Duration::from_millis(300),
         linger: Duration::from_secs(10),
         job: Duration::from_secs(30),

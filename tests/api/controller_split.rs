@@ -1,13 +1,15 @@
 //! Two controllers at once, at the moments that hurt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use additional_storage_csi::csi::controller::ControllerConfig;
 use additional_storage_csi::domain::id::{DiskName, VmName};
-use additional_storage_csi::emulator::{Config, Effect, Latency};
+use additional_storage_csi::emulator::{Config, DiskRecord, Effect, Latency};
 use tonic::Code;
 
 use crate::controller_harness::{
-    DISK, NEW, PUBLISHED, Rig, code, disk_record, immediate, selected,
+    DISK, NEW, PUBLISHED, Rig, code, disk_record, immediate, selected, settings,
 };
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -89,6 +91,42 @@ async fn a_growth_whose_journal_comes_after_the_attachment_of_a_publish_does_not
         published(&rig, node);
         assert_eq!(rig.disk(DISK).unwrap().size, 200);
     }
+}
+
+#[tokio::test]
+async fn a_growth_whose_journal_comes_even_after_the_end_of_that_attachment_does_not_take_the_disk()
+{
+    let (rig, _) = detached().await;
+    let patient = ControllerConfig {
+        flight: Duration::from_secs(5),
+        ..settings()
+    };
+    let twin = Rig::over(Arc::clone(&rig.emulator), patient).await;
+    rig.fault("ModifyVolumeAttribute", 0, Effect::HoldBefore);
+    let growth = async {
+        // Aborted when it sees in time that it came too late.
+        if rig.expand(DISK, 200, 0).await.is_err() {
+            rig.expand(DISK, 200, 0).await.unwrap();
+        }
+    };
+    let publish = async {
+        let journal = rig.control().wait_held().await;
+        let late = async {
+            let attached = |disk: DiskRecord| disk.attachment.is_some() && disk.change.is_none();
+            while !rig.disk(DISK).is_some_and(attached) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Time enough for an answer that does not wait for such an entry.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            rig.control().release(journal.id);
+        };
+        let (context, ()) = tokio::join!(twin.publish(DISK, "node2"), late);
+        context.unwrap();
+        published(&rig, "node2");
+    };
+    tokio::join!(growth, publish);
+    published(&rig, "node2");
+    assert_eq!(rig.disk(DISK).unwrap().size, 200);
 }
 
 #[tokio::test]

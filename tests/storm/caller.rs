@@ -21,6 +21,9 @@ const GIB: i64 = 1 << 30;
 /// How long it takes at least until the sidecar of the other controller is in charge.
 pub(crate) const LEASE: Duration = Duration::from_millis(400);
 
+/// What the weather adds to a call's way, the age of the read that it rests on, and as much again as a busy machine takes.
+const FLIGHT: Duration = Duration::from_millis(500);
+
 /// One RPC, with everything that a retry repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rpc {
@@ -127,6 +130,7 @@ fn controller(endpoint: &str, jobs: Jobs) -> Controller {
         zone: None,
         job: Duration::from_secs(20),
         doubt: Duration::from_millis(50),
+        flight: FLIGHT,
         lend_patience: Duration::from_millis(500),
         linger: LEASE / 2,
     };

@@ -41,9 +41,8 @@ pub(crate) async fn cloud() -> Emulator {
 
 /// About 30 % of calls are hit.
 ///
-/// A call that changes something is delayed for less time than a slow operation takes, as everywhere where requests are
-/// under way for less than some seconds: the API has no conditional calls, so a call that rests on a read cannot be safe
-/// for ever. Reads and answers may be as late as they like.
+/// A call that changes something is delayed for less time than the controller takes it to be under way: the API has no
+/// conditional calls, so a call that rests on a read cannot be safe for ever. Reads and answers may be as late as they like.
 pub(crate) fn faults(control: &Control, seed: u64) {
     control.seed_faults(seed);
     const READ: Option<&str> = Some("DescribeVolumes");

@@ -13,7 +13,11 @@
 //! The journal says `pvc-` before the answer, so that no stale CreateVolume takes the disk away from its pod; and it is
 //! written only while the disk is attached where it is wanted, so that a late write never makes a lending look like a
 //! publication. A growth that begins at the same time may write `grw-` over it, but names its own anchor with it: on any
-//! other VM the disk still counts as published, and the read after the attachment puts the journal right.
+//! other VM the disk still counts as published, and the read after the attachment puts the journal right. That read comes
+//! when such an entry, which rests on a read of the detached disk, is no longer under way ([`ControllerConfig::flight`]).
+//! The attachments of a real cloud take longer than that, so that it costs nothing.
+//!
+//! [`ControllerConfig::flight`]: super::ControllerConfig::flight
 
 use std::collections::HashMap;
 
@@ -150,12 +154,14 @@ async fn attach(kernel: &Kernel, disk: &Disk, vm: &VmName, tries: &mut Tries<'_>
     let sent = kernel.fleet.attach(&turn, paid, name, vm).await;
     match kernel.sort(sent).await {
         Sent::Accepted => {
-            let to = vm.clone();
+            let (to, late) = (vm.clone(), Instant::now() + kernel.config.flight);
             kernel
                 .wait(name, Operation::Attach, move |disk| {
                     disk.is_none_or(|disk| disk.is_attached_to(&to))
                 })
                 .await?;
+            drop(turn);
+            tokio::time::sleep_until(late).await;
             Ok(true)
         }
         Sent::Again(why) => {
