@@ -1,5 +1,6 @@
 //! What callers asked for and were told: the reference that the cloud is held against.
 
+use additional_storage_csi::emulator::State;
 use tokio::time::Instant;
 
 use crate::caller::Rpc;
@@ -32,6 +33,8 @@ pub(crate) struct Volume {
     pub(crate) told: Option<Told>,
     /// The last answer was that it may be running: what a retry repeats.
     pub(crate) pending: Option<Rpc>,
+    /// What existed when the first of the calls was sent that may be running.
+    pub(crate) since: Option<State>,
     /// The controller that was asked last, and since when nobody has waited there for an answer.
     pub(crate) leader: usize,
     pub(crate) left: Option<Instant>,

@@ -315,6 +315,8 @@ impl World {
     async fn run(&self, index: usize, volume: &mut Volume, rpc: Rpc, patience: Patience) {
         let disk = names(self.seed, index, volume.generation).1;
         let before = self.judge.control().state();
+        // What is still running from before is joined, and may end by what it has read then.
+        let since = volume.since.take().unwrap_or_else(|| before.clone());
         match &rpc {
             Rpc::Create { .. } if !volume.created => volume.create = Some(rpc.clone()),
             Rpc::Unpublish { vm } if volume.published_to.as_ref() == Some(vm) => volume.told = None,
@@ -346,11 +348,12 @@ impl World {
                     volume.published_to = Some(vm.clone());
                 }
                 volume.pending = Some(rpc);
+                volume.since = Some(since);
                 return;
             }
         };
         volume.pending = None;
-        self.failed(index, volume, &rpc, &before, &status);
+        self.failed(index, volume, &rpc, &since, &status);
     }
 
     fn succeeded(
@@ -404,7 +407,7 @@ impl World {
         index: usize,
         volume: &mut Volume,
         rpc: &Rpc,
-        before: &additional_storage_csi::emulator::State,
+        since: &additional_storage_csi::emulator::State,
         status: &Status,
     ) {
         let disk = names(self.seed, index, volume.generation).1;
@@ -420,7 +423,7 @@ impl World {
             Rpc::Publish { vm } => {
                 if volume.told.as_ref().is_none_or(|told| told.vm != *vm) {
                     self.judge
-                        .not_published(&disk, vm, before, status.code(), status.message());
+                        .not_published(&disk, vm, since, status.code(), status.message());
                 }
                 if volume.published_to.as_ref() == Some(vm) && volume.told.is_none() {
                     volume.published_to = None;
@@ -429,7 +432,7 @@ impl World {
             Rpc::Delete => {
                 lock(&self.facts[index]).created = true;
                 if volume.published_to.is_none() {
-                    self.judge.kept(&disk, before, status.message());
+                    self.judge.kept(&disk, since, status.message());
                 }
             }
             _ => {}
