@@ -47,10 +47,15 @@ struct PciAddress {
     function: u8,
 }
 
+/// How long the kernel gets to make a disk of a SCSI device that it has found.
+const COMING: Duration = Duration::from_secs(1);
+
 /// What is at an address.
 #[derive(Debug)]
 enum Seen {
     Nothing,
+    /// A SCSI device that has no disk yet: the kernel asks it for its size in the background.
+    Coming(&'static str),
     /// A SCSI device without a usable disk, and why.
     Dead(String),
     Disk(BlockDevice),
@@ -165,12 +170,15 @@ impl Scsi {
             return Seen::Nothing;
         }
         let state = text(&directory.join("state")).unwrap_or_default();
+        if state == "created" {
+            return Seen::Coming("a SCSI device that is being added");
+        }
         if state != "running" {
             return Seen::Dead(format!("a device in state {state:?}"));
         }
         let block = directory.join("block");
         let Some(name) = names(&block).into_iter().next() else {
-            return Seen::Dead("a SCSI device without a block device".to_owned());
+            return Seen::Coming("a SCSI device without a block device");
         };
         if number(&block.join(&name).join("size")).unwrap_or(0) == 0 {
             return Seen::Dead(format!("{name} of size 0"));
@@ -189,7 +197,7 @@ impl Scsi {
     pub(super) fn device_at(&self, at: ScsiAddress) -> Option<BlockDevice> {
         match self.seen(&self.controller(at)?, at) {
             Seen::Disk(device) => Some(device),
-            Seen::Nothing | Seen::Dead(_) => None,
+            Seen::Nothing | Seen::Coming(_) | Seen::Dead(_) => None,
         }
     }
 
@@ -221,6 +229,8 @@ impl Scsi {
     ) -> Result<BlockDevice, HostError> {
         let started = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let mut quick = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
+        let mut coming = None;
         loop {
             let seen = match self.controller(at) {
                 None => format!(
@@ -228,12 +238,16 @@ impl Scsi {
                     self.controllers().len(),
                     at.bus
                 ),
-                Some(controller) => match self.look(&controller, at, checks)? {
+                Some(controller) => match self.look(&controller, at, checks, &mut coming)? {
                     Ok(device) => return Ok(device),
                     Err(seen) => seen,
                 },
             };
-            if !backoff.pause(deadline) {
+            let pause = match coming {
+                Some(_) => &mut quick,
+                None => &mut backoff,
+            };
+            if !pause.pause(deadline) {
                 return Err(HostError::NotFound {
                     address: at,
                     waited_ms: millis(started.elapsed()),
@@ -243,23 +257,35 @@ impl Scsi {
         }
     }
 
-    /// One look: a usable disk, or what is there instead after a clean-up and a scan.
+    /// One look: a usable disk, or what is there instead after a clean-up and a scan. `coming` tells since when the
+    /// kernel has been adding a disk: it is not to be taken for a dead one meanwhile.
     fn look(
         &self,
         controller: &Controller,
         at: ScsiAddress,
         checks: &Checks<'_>,
+        coming: &mut Option<Instant>,
     ) -> Result<Result<BlockDevice, String>, HostError> {
         let directory = self.directory(controller, at.target);
-        let why = match self.seen(controller, at) {
-            Seen::Nothing => {
-                self.scan(controller, at.target)?;
-                return Ok(match self.seen(controller, at) {
-                    Seen::Disk(device) => self.fresh(&directory, &device, checks),
-                    Seen::Dead(what) => Err(what),
-                    Seen::Nothing => Err("nothing at this address".to_owned()),
-                });
+        let mut seen = self.seen(controller, at);
+        let scanned = matches!(seen, Seen::Nothing);
+        if scanned {
+            self.scan(controller, at.target)?;
+            seen = self.seen(controller, at);
+        }
+        let since = coming.take();
+        let why = match seen {
+            Seen::Nothing => return Ok(Err("nothing at this address".to_owned())),
+            Seen::Coming(what) => {
+                let since = since.unwrap_or_else(Instant::now);
+                if since.elapsed() < COMING {
+                    *coming = Some(since);
+                    return Ok(Err(what.to_owned()));
+                }
+                what.to_owned()
             }
+            Seen::Disk(device) if scanned => return Ok(self.fresh(&directory, &device, checks)),
+            Seen::Dead(what) if scanned => return Ok(Err(what)),
             Seen::Disk(device) => match self.fresh(&directory, &device, checks) {
                 Ok(device) => return Ok(Ok(device)),
                 // A stale mount or a dm table on a dead disk is cleared by its owner, not by pulling it away.

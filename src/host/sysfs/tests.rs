@@ -59,11 +59,14 @@ impl Machine {
             .path()
             .join("bus/scsi/devices")
             .join(Self::address(host, target));
-        let block = device.join("block").join(name);
+        let block = device.join("draft").join(name);
         fs::create_dir_all(&block).unwrap();
-        fs::write(device.join("state"), format!("{state}\n")).unwrap();
         fs::write(block.join("size"), format!("{sectors}\n")).unwrap();
         fs::write(block.join("dev"), format!("8:{minor}\n")).unwrap();
+        fs::write(device.join("draft-state"), format!("{state}\n")).unwrap();
+        // All at once, as the kernel shows them.
+        fs::rename(device.join("draft"), device.join("block")).unwrap();
+        fs::rename(device.join("draft-state"), device.join("state")).unwrap();
     }
 
     fn kernel(self: &Arc<Self>) -> Write {
@@ -170,6 +173,46 @@ fn a_dead_device_is_deleted_before_the_scan_that_finds_the_next_disk() {
             ]
         );
     }
+}
+
+#[test]
+fn a_disk_that_the_kernel_is_still_adding_is_waited_for_and_not_deleted() {
+    for state in ["created", "running"] {
+        let machine = Machine::new();
+        machine.offer(2, 1, ("sdb", 16, "running", 2048));
+        let device = machine.dir.path().join("bus/scsi/devices/2:0:1:0");
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("state"), state).unwrap();
+        let found = std::thread::scope(|scope| {
+            let kernel = Arc::clone(&machine);
+            scope.spawn(move || {
+                let (_never, later) = std::sync::mpsc::channel::<()>();
+                let _ = later.recv_timeout(Duration::from_millis(100));
+                kernel.appear(2, 1);
+            });
+            machine.scsi().find(at(0, 1), soon(), &GOOD).unwrap()
+        });
+        assert_eq!(found.devno.minor, 16);
+        assert_eq!(machine.written(), ["bus/scsi/devices/2:0:1:0/rescan=1"]);
+    }
+}
+
+#[test]
+fn a_device_that_never_gets_a_disk_is_deleted_after_all() {
+    let machine = Machine::new();
+    machine.offer(2, 1, ("sdb", 16, "running", 2048));
+    let device = machine.dir.path().join("bus/scsi/devices/2:0:1:0");
+    fs::create_dir_all(&device).unwrap();
+    fs::write(device.join("state"), "running").unwrap();
+    let found = machine.scsi().find(at(0, 1), soon(), &GOOD).unwrap();
+    assert_eq!(found.devno.minor, 16);
+    assert_eq!(
+        machine.written()[..2],
+        [
+            "bus/scsi/devices/2:0:1:0/delete=1",
+            "class/scsi_host/host2/scan=0 1 0"
+        ]
+    );
 }
 
 #[test]
