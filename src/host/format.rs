@@ -3,12 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::{self, Tool, Tools};
 use super::device::{self, Open};
 use super::probe::marker::{self, Marker};
 use super::probe::{self, HEAD, TAIL};
+use super::wait::Backoff;
 use super::{BlockDevice, Content, FormatPlan, HostError, fault};
 use crate::domain::capability::FsType;
 
@@ -28,6 +29,7 @@ pub(super) fn format(
     // Held to the end, so that the kernel cannot give this number to another disk meanwhile. Not exclusively: mkfs
     // itself insists on that.
     let held = device::open(target, Open::Write)?;
+    unheld(target, deadline)?;
     let args: Vec<&OsStr> = args
         .iter()
         .map(OsString::as_os_str)
@@ -44,6 +46,19 @@ pub(super) fn format(
             uuid: Some(uuid),
         } if fs == plan.fs && uuid == plan.uuid => Ok(()),
         other => Err(unexpected(tool, &other)),
+    }
+}
+
+/// Waits until mkfs can have the disk for itself. A tool that is being started for another disk has a copy of the
+/// descriptor that was closed just now, until it runs.
+fn unheld(target: &BlockDevice, deadline: Instant) -> Result<(), HostError> {
+    let until = deadline.min(Instant::now() + Duration::from_secs(2));
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
+    loop {
+        match device::open(target, Open::Exclusive) {
+            Err(HostError::Busy { .. }) if backoff.pause(until) => {}
+            other => return other.map(drop),
+        }
     }
 }
 
