@@ -95,8 +95,20 @@ impl Kernel {
     }
 }
 
+/// How long an exclusive open is tried again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Opens the device's node and makes sure that it still is that device.
 pub(super) fn open(device: &BlockDevice, how: Open) -> Result<File, HostError> {
+    open_within(device, how, PATIENCE)
+}
+
+/// As [`open`], with a patience of its own.
+pub(super) fn open_within(
+    device: &BlockDevice,
+    how: Open,
+    patience: Duration,
+) -> Result<File, HostError> {
     let mut options = OpenOptions::new();
     options.read(true);
     match how {
@@ -111,7 +123,7 @@ pub(super) fn open(device: &BlockDevice, how: Open) -> Result<File, HostError> {
             options.write(true).custom_flags(libc::O_EXCL);
         }
     }
-    let file = insist(&options, device, how).map_err(|error| {
+    let file = insist(&options, device, how, patience).map_err(|error| {
         if error.kind() == ErrorKind::ResourceBusy {
             return HostError::Busy {
                 path: device.path.clone(),
@@ -144,8 +156,13 @@ pub(super) fn open(device: &BlockDevice, how: Open) -> Result<File, HostError> {
 
 /// Opens; an exclusive open is tried again for a moment. A tool that is being started elsewhere holds copies of this
 /// process's descriptors between fork and exec, so that a device that was closed just now may still count as held.
-fn insist(options: &OpenOptions, device: &BlockDevice, how: Open) -> io::Result<File> {
-    let until = Instant::now() + Duration::from_millis(100);
+fn insist(
+    options: &OpenOptions,
+    device: &BlockDevice,
+    how: Open,
+    patience: Duration,
+) -> io::Result<File> {
+    let until = Instant::now() + patience;
     let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
     loop {
         match options.open(&device.path) {

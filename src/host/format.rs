@@ -9,11 +9,13 @@ use super::command::{self, Tool, Tools};
 use super::device::{self, Open};
 use super::probe::marker::{self, Marker};
 use super::probe::{self, HEAD, TAIL};
-use super::wait::Backoff;
 use super::{BlockDevice, Content, FormatPlan, HostError, fault};
 use crate::domain::capability::FsType;
 
 pub(super) mod options;
+
+/// How long mkfs waits for the disk after it was proven blank.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// Makes the file system of `plan`.
 pub(super) fn format(
@@ -29,7 +31,10 @@ pub(super) fn format(
     // Held to the end, so that the kernel cannot give this number to another disk meanwhile. Not exclusively: mkfs
     // itself insists on that.
     let held = device::open(target, Open::Write)?;
-    unheld(target, deadline)?;
+    // The proof of blankness has just closed its descriptor, and a tool that is being started for another disk may have
+    // a copy of it: mkfs would be refused.
+    let patience = HANDOVER.min(deadline.saturating_duration_since(Instant::now()));
+    drop(device::open_within(target, Open::Exclusive, patience)?);
     let args: Vec<&OsStr> = args
         .iter()
         .map(OsString::as_os_str)
@@ -46,19 +51,6 @@ pub(super) fn format(
             uuid: Some(uuid),
         } if fs == plan.fs && uuid == plan.uuid => Ok(()),
         other => Err(unexpected(tool, &other)),
-    }
-}
-
-/// Waits until mkfs can have the disk for itself. A tool that is being started for another disk has a copy of the
-/// descriptor that was closed just now, until it runs.
-fn unheld(target: &BlockDevice, deadline: Instant) -> Result<(), HostError> {
-    let until = deadline.min(Instant::now() + Duration::from_secs(2));
-    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
-    loop {
-        match device::open(target, Open::Exclusive) {
-            Err(HostError::Busy { .. }) if backoff.pause(until) => {}
-            other => return other.map(drop),
-        }
     }
 }
 
