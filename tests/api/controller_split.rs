@@ -42,6 +42,13 @@ fn published(rig: &Rig, node: &str) {
     );
 }
 
+/// Aborted when it sees in time that it came too late.
+async fn late_growth(rig: &Rig) {
+    if rig.expand(DISK, 200, 0).await.is_err() {
+        rig.expand(DISK, 200, 0).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_publish_between_the_journal_and_the_attachment_of_a_growth_keeps_its_disk() {
     // One of them is the anchor that the growth has chosen.
@@ -69,12 +76,6 @@ async fn a_growth_whose_journal_comes_after_the_attachment_of_a_publish_does_not
             ..Latency::FAST
         });
         rig.fault("ModifyVolumeAttribute", 0, Effect::HoldBefore);
-        let growth = async {
-            // Aborted when it sees in time that it came too late.
-            if rig.expand(DISK, 200, 0).await.is_err() {
-                rig.expand(DISK, 200, 0).await.unwrap();
-            }
-        };
         let publish = async {
             let journal = rig.control().wait_held().await;
             let late = async {
@@ -87,7 +88,7 @@ async fn a_growth_whose_journal_comes_after_the_attachment_of_a_publish_does_not
             context.unwrap();
             published(&rig, node);
         };
-        tokio::join!(growth, publish);
+        tokio::join!(late_growth(&rig), publish);
         published(&rig, node);
         assert_eq!(rig.disk(DISK).unwrap().size, 200);
     }
@@ -103,12 +104,6 @@ async fn a_growth_whose_journal_comes_even_after_the_end_of_that_attachment_does
     };
     let twin = Rig::over(Arc::clone(&rig.emulator), patient).await;
     rig.fault("ModifyVolumeAttribute", 0, Effect::HoldBefore);
-    let growth = async {
-        // Aborted when it sees in time that it came too late.
-        if rig.expand(DISK, 200, 0).await.is_err() {
-            rig.expand(DISK, 200, 0).await.unwrap();
-        }
-    };
     let publish = async {
         let journal = rig.control().wait_held().await;
         let late = async {
@@ -124,7 +119,7 @@ async fn a_growth_whose_journal_comes_even_after_the_end_of_that_attachment_does
         context.unwrap();
         published(&rig, "node2");
     };
-    tokio::join!(growth, publish);
+    tokio::join!(late_growth(&rig), publish);
     published(&rig, "node2");
     assert_eq!(rig.disk(DISK).unwrap().size, 200);
 }

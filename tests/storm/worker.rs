@@ -316,7 +316,7 @@ impl World {
         let disk = names(self.seed, index, volume.generation).1;
         let before = self.judge.control().state();
         // What is still running from before is joined, and may end by what it has read then.
-        let since = volume.since.take().unwrap_or_else(|| before.clone());
+        let since = volume.since.take();
         match &rpc {
             Rpc::Create { .. } if !volume.created => volume.create = Some(rpc.clone()),
             Rpc::Unpublish { vm } if volume.published_to.as_ref() == Some(vm) => volume.told = None,
@@ -348,12 +348,13 @@ impl World {
                     volume.published_to = Some(vm.clone());
                 }
                 volume.pending = Some(rpc);
-                volume.since = Some(since);
+                volume.since = since.or(Some(before));
                 return;
             }
         };
         volume.pending = None;
-        self.failed(index, volume, &rpc, &since, &status);
+        let since = since.as_ref().unwrap_or(&before);
+        self.failed(index, volume, &rpc, since, &status);
     }
 
     fn succeeded(

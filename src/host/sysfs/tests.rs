@@ -49,16 +49,24 @@ impl Machine {
         format!("{host}:0:{target}:0")
     }
 
+    fn device(&self, host: u32, target: u8) -> PathBuf {
+        let devices = self.dir.path().join("bus/scsi/devices");
+        devices.join(Self::address(host, target))
+    }
+
+    /// The kernel has found a device and made no disk of it yet.
+    fn begin(&self, host: u32, target: u8, state: &str) {
+        let device = self.device(host, target);
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("state"), state).unwrap();
+    }
+
     fn appear(&self, host: u32, target: u8) {
         let offered = self.offered.lock().unwrap();
         let Some((name, minor, state, sectors)) = offered.get(&(host, target)) else {
             return;
         };
-        let device = self
-            .dir
-            .path()
-            .join("bus/scsi/devices")
-            .join(Self::address(host, target));
+        let device = self.device(host, target);
         let block = device.join("draft").join(name);
         fs::create_dir_all(&block).unwrap();
         fs::write(block.join("size"), format!("{sectors}\n")).unwrap();
@@ -180,9 +188,7 @@ fn a_disk_that_the_kernel_is_still_adding_is_waited_for_and_not_deleted() {
     for state in ["created", "running"] {
         let machine = Machine::new();
         machine.offer(2, 1, ("sdb", 16, "running", 2048));
-        let device = machine.dir.path().join("bus/scsi/devices/2:0:1:0");
-        fs::create_dir_all(&device).unwrap();
-        fs::write(device.join("state"), state).unwrap();
+        machine.begin(2, 1, state);
         let found = std::thread::scope(|scope| {
             let kernel = Arc::clone(&machine);
             scope.spawn(move || {
@@ -201,9 +207,7 @@ fn a_disk_that_the_kernel_is_still_adding_is_waited_for_and_not_deleted() {
 fn a_device_that_never_gets_a_disk_is_deleted_after_all() {
     let machine = Machine::new();
     machine.offer(2, 1, ("sdb", 16, "running", 2048));
-    let device = machine.dir.path().join("bus/scsi/devices/2:0:1:0");
-    fs::create_dir_all(&device).unwrap();
-    fs::write(device.join("state"), "running").unwrap();
+    machine.begin(2, 1, "running");
     let found = machine.scsi().find(at(0, 1), soon(), &GOOD).unwrap();
     assert_eq!(found.devno.minor, 16);
     assert_eq!(
