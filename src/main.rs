@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use additional_storage_csi::{app, cli, cloud::nifcloud::install_crypto_provider};
 
+mod memory;
+
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
+
 /// What a stuck blocking call (a mount in an uninterruptible sleep) may hold up the exit.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
