@@ -50,21 +50,26 @@ pub struct BlockDevice {
     pub address: Option<ScsiAddress>,
 }
 
-/// What the kernel tells about a device, read anew at each call.
+/// Which disk it is, read anew at each call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceFacts {
+pub struct Identity {
     /// Size in bytes.
     pub size: u64,
-    /// Write-protected.
-    pub read_only: bool,
     /// Unit serial number (VPD page 0x80), if the hypervisor shows it.
     pub serial: Option<String>,
     /// World-wide name (VPD page 0x83), if shown.
     pub wwid: Option<String>,
+}
+
+/// What the kernel tells about a device, read anew at each call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Which disk it is.
+    pub identity: Identity,
+    /// Write-protected.
+    pub read_only: bool,
     /// Names of devices stacked on this one (device mapper, md, partitions in use).
     pub holders: Vec<String>,
-    /// Logical sector size in bytes.
-    pub sector: u32,
 }
 
 /// What is on a disk. Only [`Content::Blank`] may be formatted without a switch.
@@ -226,7 +231,13 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// The device at a slot right now, without scanning or waiting.
     fn device_at(&self, at: ScsiAddress) -> Result<Option<BlockDevice>, HostError>;
 
-    /// Size, identity and users of a device, read anew.
+    /// Which disk the device is.
+    ///
+    /// # Errors
+    /// [`HostError::WrongKind`] when the kernel no longer has it.
+    fn identify(&self, device: &BlockDevice) -> Result<Identity, HostError>;
+
+    /// Identity, protection and users of a device, of which the node is opened to see that it is this device's.
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError>;
 
     /// What the disk's superblock tells, if the disk provably carries exactly this file system: the superblock, read
@@ -264,14 +275,14 @@ pub trait Host: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> Result<CheckOutcome, HostError>;
 
-    /// Mounts a file system on a directory (created if missing).
+    /// Mounts a file system on a directory (created if missing); answers the mount table that shows it there.
     fn mount(
         &self,
         device: &BlockDevice,
         target: &Path,
         fs: FsType,
         options: &[String],
-    ) -> Result<(), HostError>;
+    ) -> Result<Mounts, HostError>;
 
     /// Binds a mounted directory onto another (created if missing). Read-only takes two mount calls and is
     /// verified in mountinfo; a writable bind of the same directory that is there already is what a process left that
@@ -281,9 +292,9 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// Binds a device node onto a file (created if missing).
     fn bind_device(&self, device: &BlockDevice, target: &Path) -> Result<(), HostError>;
 
-    /// Unmounts everything stacked at `target`, without following symlinks. `false` if nothing was mounted there. A mount
-    /// that stays busy for a second is an error that names its users.
-    fn unmount(&self, target: &Path) -> Result<bool, HostError>;
+    /// Unmounts everything stacked at `target`, without following symlinks; nothing there is success. Answers the mount
+    /// table of afterwards. A mount that stays busy for a second is an error that names its users.
+    fn unmount(&self, target: &Path) -> Result<Mounts, HostError>;
 
     /// Removes an empty directory or a file that is not a mount point; missing is success.
     fn remove_target(&self, target: &Path) -> Result<(), HostError>;

@@ -244,8 +244,8 @@ fn a_disk_lives_its_whole_life_with_every_file_system() {
 
         rig.host.bind(&stage, &pod, false).unwrap();
         fs::write(pod.join("file"), "more").unwrap();
-        assert!(rig.host.unmount(&pod).unwrap());
-        assert!(!rig.host.unmount(&pod).unwrap());
+        assert_eq!(rig.host.unmount(&pod).unwrap().at(&pod), None);
+        assert_eq!(rig.host.unmount(&pod).unwrap().at(&pod), None);
         rig.host.remove_target(&pod).unwrap();
 
         let stats = rig.host.fs_stats(&stage, soon()).unwrap();
@@ -254,7 +254,7 @@ fn a_disk_lives_its_whole_life_with_every_file_system() {
 
         let busy = rig.host.release(&device, Instant::now()).unwrap_err();
         assert!(busy.to_string().contains("a mount on"), "{busy}");
-        assert!(rig.host.unmount(&stage).unwrap());
+        assert_eq!(rig.host.unmount(&stage).unwrap().at(&stage), None);
         rig.host.remove_target(&stage).unwrap();
         rig.host.release(&device, soon()).unwrap();
         assert_eq!(rig.content(), known);
@@ -322,9 +322,15 @@ fn everything_stacked_at_a_path_is_unmounted_and_users_are_named() {
     drop(file);
     // The kubelet's directory may be reached through a symlink; mountinfo shows the real path.
     std::os::unix::fs::symlink(rig.dir.path(), &link).unwrap();
-    assert!(rig.host.unmount(&link.join("stage")).unwrap());
+    assert_eq!(
+        rig.host
+            .unmount(&link.join("stage"))
+            .unwrap()
+            .at(&link.join("stage")),
+        None
+    );
     assert_eq!(rig.host.mounts_of(rig.device().devno).unwrap(), []);
-    assert!(!rig.host.unmount(&stage).unwrap());
+    assert_eq!(rig.host.unmount(&stage).unwrap().at(&stage), None);
 }
 
 #[test]
@@ -344,7 +350,7 @@ fn a_mount_that_somebody_looks_at_in_passing_is_unmounted() {
         let _ = there.recv_timeout(Duration::from_millis(50));
         drop(file);
     });
-    assert!(rig.host.unmount(&stage).unwrap());
+    assert_eq!(rig.host.unmount(&stage).unwrap().at(&stage), None);
     passing.join().unwrap();
 }
 
@@ -367,7 +373,7 @@ fn a_raw_device_is_bound_onto_a_file() {
         .unwrap()
         .write_all(b"raw")
         .unwrap();
-    assert!(rig.host.unmount(&target).unwrap());
+    assert_eq!(rig.host.unmount(&target).unwrap().at(&target), None);
     assert_eq!(rig.host.block_node_at(&target).unwrap(), None);
     rig.host.remove_target(&target).unwrap();
     rig.host.release(&device, soon()).unwrap();
@@ -611,7 +617,7 @@ fn a_write_protected_disk_is_told_and_left_alone() {
     let rig = Rig::with_loop(80 * MIB, |_| {}, |_| {}, &["-r"]);
     let facts = rig.host.inspect(&rig.device()).unwrap();
     assert!(facts.read_only);
-    assert_eq!((facts.size, facts.sector), (80 * MIB, 512));
+    assert_eq!(facts.identity.size, 80 * MIB);
     let before = rig.checksum();
     let error = rig.format(&plan(FsType::Ext4)).unwrap_err().to_string();
     assert!(error.contains("write-protected"), "{error}");
@@ -635,7 +641,9 @@ fn a_device_that_is_not_the_one_found_before_is_refused() {
     for refused in [
         rig.host.probe(&stale).map(drop),
         rig.host.format(&stale, &plan(FsType::Ext4), soon()),
-        rig.host.mount(&stale, &rig.path("m"), FsType::Ext4, &[]),
+        rig.host
+            .mount(&stale, &rig.path("m"), FsType::Ext4, &[])
+            .map(drop),
         rig.host.bind_device(&stale, &rig.path("b")),
     ] {
         assert!(

@@ -14,7 +14,7 @@ use nix::libc;
 use nix::sys::stat::{major, minor};
 
 use super::wait::Backoff;
-use super::{BlockDevice, DeviceFacts, HostError, fault};
+use super::{BlockDevice, DeviceFacts, HostError, Identity, fault};
 use crate::domain::device::{DevNo, ScsiAddress};
 
 /// How a device is opened.
@@ -41,13 +41,15 @@ impl Kernel {
     /// The device's directory in sysfs, resolved; `None` when the kernel has no such device.
     pub(super) fn directory(&self, devno: DevNo) -> Option<PathBuf> {
         let link = self.sysfs.join("dev/block").join(devno.to_string());
-        // The kernel's links are relative to this directory: one call, where walking the whole path takes twenty.
-        let target = fs::read_link(&link).ok()?;
+        self.resolved(&link).filter(|directory| directory.is_dir())
+    }
+
+    /// Where a link two levels below the root of sysfs leads. The kernel's links are relative to their directory: one
+    /// call, where walking the whole path takes twenty.
+    pub(super) fn resolved(&self, link: &Path) -> Option<PathBuf> {
+        let target = fs::read_link(link).ok()?;
         match target.strip_prefix("../..") {
-            Ok(below) => {
-                let directory = self.sysfs.join(below);
-                directory.is_dir().then_some(directory)
-            }
+            Ok(below) => Some(self.sysfs.join(below)),
             Err(_) => link.canonicalize().ok(),
         }
     }
@@ -71,27 +73,42 @@ impl Kernel {
         })
     }
 
+    fn present(&self, device: &BlockDevice) -> Result<PathBuf, HostError> {
+        self.directory(device.devno)
+            .ok_or_else(|| HostError::WrongKind {
+                path: device.path.clone(),
+                expected: "a disk that the kernel still has",
+                found: format!("no {} in sysfs", device.devno),
+            })
+    }
+
+    /// Which disk it is.
+    pub(super) fn identity(&self, device: &BlockDevice) -> Result<Identity, HostError> {
+        Ok(identity_in(&self.present(device)?))
+    }
+
     /// What a finding or a decision needs to know about a device.
     pub(super) fn facts(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
-        let mut file = open(device, Open::Read)?;
-        let size = size_of(&mut file, device)?;
-        let gone = || HostError::WrongKind {
-            path: device.path.clone(),
-            expected: "a disk that the kernel still has",
-            found: format!("no {} in sysfs", device.devno),
-        };
-        let directory = self.directory(device.devno).ok_or_else(gone)?;
-        let sector = number(&directory.join("queue/logical_block_size")).unwrap_or(512);
+        let _held = open(device, Open::Read)?;
+        let directory = self.present(device)?;
         Ok(DeviceFacts {
-            size,
+            identity: identity_in(&directory),
             read_only: number(&directory.join("ro")) == Some(1),
-            serial: fs::read(directory.join("device/vpd_pg80"))
-                .ok()
-                .and_then(|page| serial(&page)),
-            wwid: text(&directory.join("device/wwid")),
             holders: holders(&directory),
-            sector: u32::try_from(sector).unwrap_or(512),
         })
+    }
+}
+
+/// sysfs counts sectors of 512 bytes, whatever the disk's own are.
+fn identity_in(directory: &Path) -> Identity {
+    Identity {
+        size: number(&directory.join("size"))
+            .unwrap_or(0)
+            .saturating_mul(512),
+        serial: fs::read(directory.join("device/vpd_pg80"))
+            .ok()
+            .and_then(|page| serial(&page)),
+        wwid: text(&directory.join("device/wwid")),
     }
 }
 

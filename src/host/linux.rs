@@ -8,7 +8,6 @@
 //!                          \__ command: the only place that starts processes
 //! ```
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use super::sysfs::{Checks, Scsi};
 use super::wait::{Backoff, Slot, Slots, bounded, millis};
 use super::{
     BlockDevice, CheckOutcome, Content, DeviceFacts, Finding, FormatPlan, FsStats, Host, HostError,
-    Intact, MountEntry, Mounts, Severity, format, grow, paths, probe,
+    Identity, Intact, MountEntry, Mounts, Severity, format, grow, paths, probe,
 };
 use crate::domain::capability::FsType;
 use crate::domain::device::{DevNo, ScsiAddress};
@@ -172,11 +171,7 @@ impl LinuxHost {
 
 /// Reads the first sector past the page cache.
 fn readable(device: &BlockDevice) -> Result<(), String> {
-    let mut file = device::open(device, Open::Read).map_err(|error| error.to_string())?;
-    device::forget(&file, device).map_err(|error| error.to_string())?;
-    let mut sector = [0; 512];
-    file.read_exact(&mut sector)
-        .map_err(|error| format!("its first sector cannot be read: {error}"))
+    probe::first_sector(device).map_err(|error| error.to_string())
 }
 
 impl Host for LinuxHost {
@@ -202,6 +197,10 @@ impl Host for LinuxHost {
             Some(by_path) => by_path.device_at(&self.kernel, at),
             None => Ok(self.scsi.device_at(at)),
         }
+    }
+
+    fn identify(&self, device: &BlockDevice) -> Result<Identity, HostError> {
+        self.kernel.identity(device)
     }
 
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
@@ -257,7 +256,7 @@ impl Host for LinuxHost {
         target: &Path,
         fs: FsType,
         options: &[String],
-    ) -> Result<(), HostError> {
+    ) -> Result<Mounts, HostError> {
         self.table.mount(device, target, fs, options)
     }
 
@@ -269,7 +268,7 @@ impl Host for LinuxHost {
         self.table.bind_device(device, target)
     }
 
-    fn unmount(&self, target: &Path) -> Result<bool, HostError> {
+    fn unmount(&self, target: &Path) -> Result<Mounts, HostError> {
         self.table.unmount(target)
     }
 

@@ -67,7 +67,7 @@ impl Table {
         target: &Path,
         fs: FsType,
         options: &[String],
-    ) -> Result<(), HostError> {
+    ) -> Result<Mounts, HostError> {
         let Split { flags, mut data } = split(fs, options)?;
         // XFS refuses a UUID that is mounted already, also when that mount is the dead one of this very disk
         // before it was hot-removed. Who is who is decided by device number and by the UUID itself.
@@ -92,8 +92,9 @@ impl Table {
             );
             return Err(fault::with_hint("mount on", target, errno, &what));
         }
-        match self.at(target)? {
-            Some(entry) if entry.devno == source.devno => Ok(()),
+        let mounts = self.mounts()?;
+        match mounts.at(target) {
+            Some(entry) if entry.devno == source.devno => Ok(mounts),
             other => {
                 let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
                 Err(unexpected(target, "a mount of the device", other.as_ref()))
@@ -166,18 +167,21 @@ impl Table {
         }
     }
 
-    /// Unmounts until nothing is mounted at exactly this path.
-    pub(super) fn unmount(&self, target: &Path) -> Result<bool, HostError> {
+    /// Unmounts until nothing is mounted at exactly this path; the table that says so.
+    pub(super) fn unmount(&self, target: &Path) -> Result<Mounts, HostError> {
         let target = paths::settled(target);
-        let mut any = false;
         let deadline = Instant::now() + PASSING;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
         loop {
             match umount2(&target, MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => any = true,
+                Ok(()) => {}
                 // No mount point, says the kernel; the table is the second witness (a locked mount gives EINVAL too).
-                Err(Errno::EINVAL | Errno::ENOENT) if self.at(&target)?.is_none() => {
-                    return Ok(any);
+                Err(errno @ (Errno::EINVAL | Errno::ENOENT)) => {
+                    let mounts = self.mounts()?;
+                    return match mounts.at(&target) {
+                        None => Ok(mounts),
+                        Some(_) => Err(fault::sys("unmount", &target, errno)),
+                    };
                 }
                 Err(Errno::EBUSY) if backoff.pause(deadline) => {}
                 Err(Errno::EBUSY) => {

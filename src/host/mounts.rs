@@ -37,9 +37,15 @@ impl Mounts {
     pub fn at(&self, target: &Path) -> Option<MountEntry> {
         match &self.0 {
             Form::Text(bytes) => {
-                let target = paths::settled(target);
-                let here = numbered(mountinfo::parse_at(bytes, &target));
-                mountinfo::topmost(&here, &target).cloned()
+                // A path that the kernel shows has no symlinks: only others need be settled first.
+                let at = |path: &Path| {
+                    let here = numbered(mountinfo::parse_at(bytes, path));
+                    mountinfo::topmost(&here, path).cloned()
+                };
+                at(target).or_else(|| {
+                    let settled = paths::settled(target);
+                    (settled != target).then(|| at(&settled)).flatten()
+                })
             }
             Form::Rows(rows) => mountinfo::topmost(rows, target).cloned(),
         }

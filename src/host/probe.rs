@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use self::marker::Marker;
 use self::read::DirectReader;
+pub(super) use self::read::first_sector;
 use self::view::View;
 use self::weigh::conclude;
 use super::command::Tools;

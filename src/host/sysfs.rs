@@ -119,7 +119,7 @@ impl Scsi {
             .filter_map(|name| {
                 let host = name.strip_prefix("host")?.parse().ok()?;
                 // .../0000:03:00.0/host2/scsi_host/host2
-                let path = class.join(name).canonicalize().ok()?;
+                let path = self.kernel.resolved(&class.join(name))?;
                 let adapter = path.ancestors().skip(1).find(|above| {
                     above
                         .file_name()

@@ -11,7 +11,7 @@ use additional_storage_csi::domain::device::{DevNo, ScsiAddress};
 use additional_storage_csi::domain::id::FsUuid;
 use additional_storage_csi::host::{
     BlockDevice, CheckOutcome, Content, DeviceFacts, Finding, FormatPlan, FsStats, Host, HostError,
-    Intact, MountEntry, Mounts, Usage,
+    Identity, Intact, MountEntry, Mounts, Usage,
 };
 
 pub const DEVTMPFS: DevNo = DevNo { major: 0, minor: 5 };
@@ -83,12 +83,13 @@ impl FakeHost {
         let size = 100 * GIB;
         let disk = Disk {
             facts: DeviceFacts {
-                size,
+                identity: Identity {
+                    size,
+                    serial: Some(format!("6000c29{n}")),
+                    wwid: None,
+                },
                 read_only: false,
-                serial: Some(format!("6000c29{n}")),
-                wwid: None,
                 holders: Vec::new(),
-                sector: 512,
             },
             content: Content::Blank,
             at: Some(ScsiAddress { bus: 0, target: n }),
@@ -203,6 +204,10 @@ impl Host for FakeHost {
         Ok(found.and_then(|(number, _)| machine.device(*number)))
     }
 
+    fn identify(&self, device: &BlockDevice) -> Result<Identity, HostError> {
+        self.inspect(device).map(|facts| facts.identity)
+    }
+
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
         self.get().disk(device).map(|disk| disk.facts.clone())
     }
@@ -219,7 +224,7 @@ impl Host for FakeHost {
         // Never clean: a check is asked for, and counted.
         let intact = Intact {
             clean: false,
-            full: disk.fs_size == disk.facts.size,
+            full: disk.fs_size == disk.facts.identity.size,
         };
         Ok((disk.content == Content::Known { fs, uuid }).then_some(intact))
     }
@@ -256,7 +261,7 @@ impl Host for FakeHost {
             fs: plan.fs,
             uuid: Some(plan.uuid.clone()),
         };
-        disk.fs_size = disk.facts.size;
+        disk.fs_size = disk.facts.identity.size;
         Ok(())
     }
 
@@ -279,7 +284,7 @@ impl Host for FakeHost {
         target: &Path,
         fs: FsType,
         options: &[String],
-    ) -> Result<(), HostError> {
+    ) -> Result<Mounts, HostError> {
         let mut machine = self.get();
         machine.call("mount", &(target, options))?;
         let content = machine.disk(device)?.content.clone();
@@ -289,7 +294,7 @@ impl Host for FakeHost {
         );
         let ro = options.iter().any(|option| option == "ro");
         machine.mount(device.devno, Path::new("/"), target, fs.name(), ro);
-        Ok(())
+        Ok(Mounts::of_rows(machine.mounts.clone()))
     }
 
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<(), HostError> {
@@ -323,14 +328,13 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn unmount(&self, target: &Path) -> Result<bool, HostError> {
+    fn unmount(&self, target: &Path) -> Result<Mounts, HostError> {
         let mut machine = self.get();
         machine.call("unmount", &target)?;
-        let before = machine.mounts.len();
         if !machine.stuck.contains(target) {
             machine.mounts.retain(|mount| mount.target != target);
         }
-        Ok(machine.mounts.len() != before)
+        Ok(Mounts::of_rows(machine.mounts.clone()))
     }
 
     fn remove_target(&self, target: &Path) -> Result<(), HostError> {
@@ -381,8 +385,8 @@ impl Host for FakeHost {
     fn rescan(&self, device: &BlockDevice) -> Result<u64, HostError> {
         let mut machine = self.get();
         let disk = machine.disk(device)?;
-        disk.facts.size = disk.real_size;
-        Ok(disk.facts.size)
+        disk.facts.identity.size = disk.real_size;
+        Ok(disk.facts.identity.size)
     }
 
     fn grow_mounted(
@@ -400,7 +404,7 @@ impl Host for FakeHost {
             "a file system is grown where it is writable"
         );
         let disk = machine.disk(device)?;
-        disk.fs_size = disk.facts.size;
+        disk.fs_size = disk.facts.identity.size;
         Machine::wait_at_gate(machine);
         Ok(())
     }
@@ -413,8 +417,8 @@ impl Host for FakeHost {
     ) -> Result<(), HostError> {
         let mut machine = self.get();
         let disk = machine.disk(device)?;
-        if matches!(fs, FsType::Ext3 | FsType::Ext4) && disk.fs_size != disk.facts.size {
-            disk.fs_size = disk.facts.size;
+        if matches!(fs, FsType::Ext3 | FsType::Ext4) && disk.fs_size != disk.facts.identity.size {
+            disk.fs_size = disk.facts.identity.size;
             machine.call("grow_unmounted", &device.path)?;
         }
         Ok(())

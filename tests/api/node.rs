@@ -291,7 +291,7 @@ async fn a_record_of_an_earlier_boot_is_proved_before_a_disk_is_let_go() {
         .await;
     // Another disk is in the slot now: it stays.
     node.host.with(devno(3), |disk| {
-        disk.facts.serial = Some("another".to_owned());
+        disk.facts.identity.serial = Some("another".to_owned());
     });
     node.unstage().await.unwrap();
     assert!(node.host.get().disks.contains_key(&devno(3)));

@@ -388,8 +388,9 @@ async fn a_disk_that_changes_under_a_live_mount_is_told() {
     let node = Harness::new().await;
     let disk = node.host.plug(3);
     node.stage(3, ext4()).await.unwrap();
-    node.host
-        .with(disk, |disk| disk.facts.serial = Some("swapped".to_owned()));
+    node.host.with(disk, |disk| {
+        disk.facts.identity.serial = Some("swapped".to_owned());
+    });
     refused(
         node.stage(3, ext4()).await,
         Code::FailedPrecondition,
@@ -444,7 +445,8 @@ async fn a_failure_after_the_mount_leaves_no_mount() {
 async fn an_old_record_never_lets_go_of_another_volumes_disk() {
     let node = Harness::new().await;
     node.host.plug(3);
-    node.host.with(devno(3), |disk| disk.facts.serial = None);
+    node.host
+        .with(devno(3), |disk| disk.facts.identity.serial = None);
     node.stage(3, block()).await.unwrap();
     // The volume's mount vanishes with its disk; another volume's disk gets its slot and number.
     node.host.get().mounts.clear();

@@ -47,7 +47,7 @@ async fn growth_while_detached_is_finished_at_the_next_stage() {
         node.host.get().disks.insert(disk, made);
         node.host.with(disk, |disk| {
             disk.real_size = 200 * GIB;
-            disk.facts.size = 200 * GIB;
+            disk.facts.identity.size = 200 * GIB;
         });
         node.stage(3, capability).await.unwrap();
         node.host

@@ -227,7 +227,7 @@ impl Kernel {
         let Some(then) = record.serial else {
             return Ok(size);
         };
-        match self.host.inspect(device)?.serial {
+        match self.host.identify(device)?.serial {
             Some(now) if then != now => Err(NodeError::WrongDisk {
                 device: device.path.clone(),
                 volume: disk.to_string(),
@@ -321,8 +321,7 @@ impl Kernel {
         disk: &DiskName,
         path: &Path,
     ) -> Result<Mounts, NodeError> {
-        self.host.unmount(path)?;
-        let mounts = self.host.mounts()?;
+        let mounts = self.host.unmount(path)?;
         match mounts.at(path) {
             None => Ok(mounts),
             Some(left) => Err(NodeError::InUse {

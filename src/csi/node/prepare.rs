@@ -17,7 +17,7 @@ use super::kernel::Kernel;
 use super::stage::Proof;
 use crate::domain::capability::FsType;
 use crate::domain::id::FsUuid;
-use crate::host::{BlockDevice, Content, DeviceFacts, FormatPlan, Intact};
+use crate::host::{BlockDevice, Content, FormatPlan, Identity, Intact};
 
 /// How a disk came to carry the file system asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +201,7 @@ fn format(
     }
     // sysfs may still show the identity of a disk that was in this slot before; a rescan reads it anew.
     kernel.host.rescan(device)?;
-    unchanged(kernel, command, device, &proof.facts)?;
+    unchanged(kernel, command, device, &proof.identity)?;
     let plan = FormatPlan {
         fs,
         uuid: command.stamp(),
@@ -222,7 +222,7 @@ pub(super) fn unchanged(
     kernel: &Kernel,
     command: &Stage,
     device: &BlockDevice,
-    then: &DeviceFacts,
+    then: &Identity,
 ) -> Result<(), NodeError> {
     let wrong = |expected: String, found: String| NodeError::WrongDisk {
         device: device.path.clone(),
@@ -238,14 +238,14 @@ pub(super) fn unchanged(
             in_slot.map_or_else(|| "none".to_owned(), |devno| devno.to_string()),
         ));
     }
-    let now = kernel.host.inspect(device)?;
+    let now = kernel.host.identify(device)?;
     if (&now.serial, &now.wwid) != (&then.serial, &then.wwid) || now.size < then.size {
-        let words = |facts: &DeviceFacts| {
+        let words = |disk: &Identity| {
             format!(
                 "serial {}, WWN {}, {} bytes",
-                facts.serial.as_deref().unwrap_or("none"),
-                facts.wwid.as_deref().unwrap_or("none"),
-                facts.size
+                disk.serial.as_deref().unwrap_or("none"),
+                disk.wwid.as_deref().unwrap_or("none"),
+                disk.size
             )
         };
         return Err(wrong(words(then), words(&now)));

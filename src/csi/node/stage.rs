@@ -1,6 +1,6 @@
 //! NodeStageVolume: from a slot to a mounted file system or a bound device node.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::command::Stage;
 use super::error::NodeError;
@@ -8,22 +8,30 @@ use super::kernel::{Kernel, Staged, block_node, is_file_system};
 use super::prepare::{self, Carried};
 use super::records::Record;
 use crate::domain::capability::{Access, FsType};
-use crate::host::{BlockDevice, CheckOutcome, DeviceFacts, HostError};
+use crate::host::{BlockDevice, CheckOutcome, DeviceFacts, HostError, Identity, Mounts};
 
 /// What the proof found out about the disk.
 #[derive(Debug)]
 pub(super) struct Proof {
-    pub(super) facts: DeviceFacts,
+    pub(super) identity: Identity,
     /// The file system is mounted already, at a publish target: it must not be checked or grown unmounted.
     pub(super) mounted: bool,
 }
 
+/// How long a mount table counts as the present: when the disk had to be waited for, it is read again.
+const MOMENT: Duration = Duration::from_millis(100);
+
 pub(super) fn stage(kernel: &Kernel, command: &Stage, deadline: Instant) -> Result<(), NodeError> {
-    if already_staged(kernel, command)? {
+    let began = Instant::now();
+    let mut mounts = kernel.host.mounts()?;
+    if already_staged(kernel, command, &mounts)? {
         return Ok(());
     }
     let device = kernel.host.find_device(command.at, deadline)?;
-    let proof = prove(kernel, command, &device)?;
+    if began.elapsed() > MOMENT {
+        mounts = kernel.host.mounts()?;
+    }
+    let proof = prove(kernel, command, &device, &mounts)?;
     let block = command.capability.access == Access::Block;
     let record = Record::new(
         &command.disk,
@@ -31,7 +39,7 @@ pub(super) fn stage(kernel: &Kernel, command: &Stage, deadline: Instant) -> Resu
         block,
         command.at,
         device.devno,
-        proof.facts.serial.clone(),
+        proof.identity.serial.clone(),
         kernel.records.boot(),
     );
     kernel.records.store(&command.disk, &record)?;
@@ -58,8 +66,8 @@ fn settled(error: &NodeError) -> bool {
 }
 
 /// Whether the volume's own device is at the staging path. A mount of a device that is gone is cleared.
-fn already_staged(kernel: &Kernel, command: &Stage) -> Result<bool, NodeError> {
-    let staged = kernel.staged(&command.disk, &command.staging)?;
+fn already_staged(kernel: &Kernel, command: &Stage, mounts: &Mounts) -> Result<bool, NodeError> {
+    let staged = kernel.staged_in(mounts, &command.disk, &command.staging)?;
     let path = match &staged {
         Staged::Nothing => return Ok(false),
         Staged::Mount { .. } => command.staging.clone(),
@@ -127,10 +135,19 @@ fn compatible(command: &Stage, staged: &Staged) -> Result<(), NodeError> {
 }
 
 /// The disk is writable as asked, large enough, and nobody else's.
-fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof, NodeError> {
+fn prove(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    mounts: &Mounts,
+) -> Result<Proof, NodeError> {
     let volume = || command.disk.to_string();
-    let mut facts = kernel.host.inspect(device)?;
-    if facts.read_only && !command.capability.mode.read_only() {
+    let DeviceFacts {
+        mut identity,
+        read_only,
+        holders,
+    } = kernel.host.inspect(device)?;
+    if read_only && !command.capability.mode.read_only() {
         return Err(NodeError::WriteProtected {
             device: device.path.clone(),
             volume: volume(),
@@ -141,10 +158,10 @@ fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof
         volume: volume(),
         users,
     };
-    if !facts.holders.is_empty() {
-        return Err(used_by(facts.holders.join(", ")));
+    if !holders.is_empty() {
+        return Err(used_by(holders.join(", ")));
     }
-    let mounts = kernel.host.mounts_of(device.devno)?;
+    let mounts = mounts.of(device.devno);
     if let Some(stranger) = mounts.iter().find(|mount| !kernel.kubelets(&mount.target)) {
         return Err(used_by(format!("a mount at {}", stranger.target.display())));
     }
@@ -156,20 +173,20 @@ fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof
         )));
     }
     if let Some(expected) = command.size
-        && facts.size < expected
+        && identity.size < expected
     {
-        facts.size = kernel.host.rescan(device)?;
-        if facts.size < expected {
+        identity.size = kernel.host.rescan(device)?;
+        if identity.size < expected {
             return Err(HostError::StillSmall {
                 device: device.path.clone(),
-                actual: facts.size,
+                actual: identity.size,
                 expected,
             }
             .into());
         }
     }
     Ok(Proof {
-        facts,
+        identity,
         mounted: !mounts.is_empty(),
     })
 }
@@ -177,7 +194,7 @@ fn prove(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<Proof
 fn stage_block(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
     let node = block_node(&command.staging, &command.disk);
     kernel.host.bind_device(device, &node)?;
-    verify(kernel, command, device)
+    verify(kernel, command, device, &kernel.host.mounts()?)
 }
 
 fn stage_mount(
@@ -200,15 +217,15 @@ fn stage_mount(
             .host
             .grow_unmounted(device, fs, Instant::now() + limit)?;
     }
-    prepare::unchanged(kernel, command, device, &proof.facts)?;
+    prepare::unchanged(kernel, command, device, &proof.identity)?;
     let mut options = flags.to_vec();
     if read_only && !options.iter().any(|option| option == "ro") {
         options.push("ro".to_owned());
     }
-    kernel.host.mount(device, &command.staging, fs, &options)?;
+    let mounts = kernel.host.mount(device, &command.staging, fs, &options)?;
     let done = carried.full() || options.iter().any(|option| option == "ro");
-    let grown =
-        verify(kernel, command, device).and_then(|()| grow(kernel, command, device, fs, done));
+    let grown = verify(kernel, command, device, &mounts)
+        .and_then(|()| grow(kernel, command, device, fs, done));
     if grown.is_err() {
         kernel.unmount_verified(&command.disk, &command.staging)?;
     }
@@ -249,9 +266,13 @@ fn check(
 }
 
 /// The kernel shows this device at the staging path.
-fn verify(kernel: &Kernel, command: &Stage, device: &BlockDevice) -> Result<(), NodeError> {
-    let mounts = kernel.host.mounts()?;
-    let (_, there) = kernel.staged_device(&mounts, &command.disk, &command.staging, None)?;
+fn verify(
+    kernel: &Kernel,
+    command: &Stage,
+    device: &BlockDevice,
+    mounts: &Mounts,
+) -> Result<(), NodeError> {
+    let (_, there) = kernel.staged_device(mounts, &command.disk, &command.staging, None)?;
     if there.devno == device.devno {
         return Ok(());
     }

@@ -24,7 +24,7 @@ pub(super) fn stats(
         }
         usage
     } else {
-        let size = kernel.host.inspect(&place.device)?.size;
+        let size = kernel.host.identify(&place.device)?.size;
         vec![VolumeUsage {
             total: number(size),
             unit: Unit::Bytes.into(),

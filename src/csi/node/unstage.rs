@@ -80,7 +80,7 @@ fn left_over(
     if kernel.other_owner(disk, device.devno)?.is_some() {
         return Ok(None);
     }
-    let serial = kernel.host.inspect(&device)?.serial;
+    let serial = kernel.host.identify(&device)?.serial;
     let proved = match (&record.serial, &serial) {
         // Pulled and plugged again, it is still the volume's.
         (Some(then), Some(now)) => then == now,

@@ -1,15 +1,29 @@
 //! CRC-32C (Castagnoli, reflected polynomial 0x82F63B78), which ext4, XFS and Btrfs put on their superblocks.
 
-/// Continues `crc` over `bytes`; no inversion before or after.
-pub(super) fn update(mut crc: u32, bytes: &[u8]) -> u32 {
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            let lowest = crc & 1;
-            crc = (crc >> 1) ^ (0x82F6_3B78 & lowest.wrapping_neg());
+/// What each value of a byte does to the remainder.
+const TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let (mut byte, mut value) = (0, 0);
+    while byte < 256 {
+        let mut crc: u32 = value;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
+            bit += 1;
         }
+        table[byte] = crc;
+        byte += 1;
+        value += 1;
     }
-    crc
+    table
+};
+
+/// Continues `crc` over `bytes`; no inversion before or after.
+pub(super) fn update(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, byte| {
+        let [low, ..] = crc.to_le_bytes();
+        (crc >> 8) ^ TABLE[usize::from(low ^ byte)]
+    })
 }
 
 /// The usual form: seed and result inverted.

@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use crate::host::device::{self, Open};
+use crate::host::{BlockDevice, HostError, fault};
+
 /// Largest logical sector; O_DIRECT wants offset, length and buffer aligned to the sector.
 const ALIGN: usize = 4096;
 const WINDOW: usize = 1 << 20;
@@ -68,6 +71,17 @@ impl Seek for DirectReader {
         self.at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(self.at)
     }
+}
+
+/// Reads the first sector past the page cache, and drops what the cache has of a disk that was there before: whoever
+/// mounts or checks reads through it.
+pub(in crate::host) fn first_sector(target: &BlockDevice) -> Result<(), HostError> {
+    let file = device::open(target, Open::Direct)?;
+    device::forget(&file, target)?;
+    let mut sector = [0; 512];
+    DirectReader::new(file, u64::MAX)
+        .read_exact(&mut sector)
+        .map_err(|error| fault::io("read the first sector of", &target.path, &error))
 }
 
 #[cfg(test)]
