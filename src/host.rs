@@ -237,7 +237,7 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// [`HostError::WrongKind`] when the kernel no longer has it.
     fn identify(&self, device: &BlockDevice) -> Result<Identity, HostError>;
 
-    /// Identity, protection and users of a device, of which the node is opened to see that it is this device's.
+    /// Identity, protection and users of a device. Its node is opened: it must still be this device's.
     fn inspect(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError>;
 
     /// What the disk's superblock tells, if the disk provably carries exactly this file system: the superblock, read

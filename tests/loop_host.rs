@@ -618,6 +618,7 @@ fn a_write_protected_disk_is_told_and_left_alone() {
     let facts = rig.host.inspect(&rig.device()).unwrap();
     assert!(facts.read_only);
     assert_eq!(facts.identity.size, 80 * MIB);
+    assert_eq!(rig.host.identify(&rig.device()).unwrap(), facts.identity);
     let before = rig.checksum();
     let error = rig.format(&plan(FsType::Ext4)).unwrap_err().to_string();
     assert!(error.contains("write-protected"), "{error}");
@@ -639,6 +640,8 @@ fn a_device_that_is_not_the_one_found_before_is_refused() {
         minor: 1_048_000,
     };
     for refused in [
+        rig.host.identify(&stale).map(drop),
+        rig.host.inspect(&stale).map(drop),
         rig.host.probe(&stale).map(drop),
         rig.host.format(&stale, &plan(FsType::Ext4), soon()),
         rig.host

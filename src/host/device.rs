@@ -73,43 +73,43 @@ impl Kernel {
         })
     }
 
-    fn present(&self, device: &BlockDevice) -> Result<PathBuf, HostError> {
-        self.directory(device.devno)
-            .ok_or_else(|| HostError::WrongKind {
-                path: device.path.clone(),
-                expected: "a disk that the kernel still has",
-                found: format!("no {} in sysfs", device.devno),
-            })
-    }
-
     /// Which disk it is.
     pub(super) fn identity(&self, device: &BlockDevice) -> Result<Identity, HostError> {
-        Ok(identity_in(&self.present(device)?))
+        self.directory(device.devno)
+            .and_then(|directory| identity_in(&directory))
+            .ok_or_else(|| gone(device))
     }
 
     /// What a finding or a decision needs to know about a device.
     pub(super) fn facts(&self, device: &BlockDevice) -> Result<DeviceFacts, HostError> {
         let _held = open(device, Open::Read)?;
-        let directory = self.present(device)?;
+        let directory = self.directory(device.devno).ok_or_else(|| gone(device))?;
         Ok(DeviceFacts {
-            identity: identity_in(&directory),
+            identity: identity_in(&directory).ok_or_else(|| gone(device))?,
             read_only: number(&directory.join("ro")) == Some(1),
             holders: holders(&directory),
         })
     }
 }
 
-/// sysfs counts sectors of 512 bytes, whatever the disk's own are.
-fn identity_in(directory: &Path) -> Identity {
-    Identity {
-        size: number(&directory.join("size"))
-            .unwrap_or(0)
-            .saturating_mul(512),
+fn gone(device: &BlockDevice) -> HostError {
+    HostError::WrongKind {
+        path: device.path.clone(),
+        expected: "a disk that the kernel still has",
+        found: format!("no {} in sysfs", device.devno),
+    }
+}
+
+/// `None` when the device goes away meanwhile.
+fn identity_in(directory: &Path) -> Option<Identity> {
+    Some(Identity {
+        // sysfs counts sectors of 512 bytes, whatever the disk's own are.
+        size: number(&directory.join("size"))?.saturating_mul(512),
         serial: fs::read(directory.join("device/vpd_pg80"))
             .ok()
             .and_then(|page| serial(&page)),
         wwid: text(&directory.join("device/wwid")),
-    }
+    })
 }
 
 /// How long an exclusive open is tried again.
