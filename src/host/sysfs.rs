@@ -63,7 +63,7 @@ enum Seen {
 
 /// The decisions of the search that need more than sysfs.
 pub(super) struct Checks<'a> {
-    /// Reads the first sector.
+    /// Reads the first sector; why it cannot, with the device's name.
     pub(super) readable: &'a dyn Fn(&BlockDevice) -> Result<(), String>,
     /// Whether anything in this mount namespace or stacked on it uses the device.
     pub(super) in_use: &'a dyn Fn(DevNo) -> bool,
@@ -310,9 +310,7 @@ impl Scsi {
         checks: &Checks<'_>,
     ) -> Result<BlockDevice, String> {
         self.rescan(directory).map_err(|error| error.to_string())?;
-        (checks.readable)(device)
-            .map(|()| device.clone())
-            .map_err(|why| format!("{}: {why}", device.path.display()))
+        (checks.readable)(device).map(|()| device.clone())
     }
 
     /// Makes the kernel read one device's identity and size again.

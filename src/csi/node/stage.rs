@@ -24,7 +24,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 pub(super) fn stage(kernel: &Kernel, command: &Stage, deadline: Instant) -> Result<(), NodeError> {
     let began = Instant::now();
     let mut mounts = kernel.host.mounts()?;
-    if already_staged(kernel, command, &mounts)? {
+    if already_staged(kernel, command, &mut mounts)? {
         return Ok(());
     }
     let device = kernel.host.find_device(command.at, deadline)?;
@@ -65,8 +65,13 @@ fn settled(error: &NodeError) -> bool {
     )
 }
 
-/// Whether the volume's own device is at the staging path. A mount of a device that is gone is cleared.
-fn already_staged(kernel: &Kernel, command: &Stage, mounts: &Mounts) -> Result<bool, NodeError> {
+/// Whether the volume's own device is at the staging path. A mount of a device that is gone is cleared, and `mounts` is then
+/// the table of afterwards.
+fn already_staged(
+    kernel: &Kernel,
+    command: &Stage,
+    mounts: &mut Mounts,
+) -> Result<bool, NodeError> {
     let staged = kernel.staged_in(mounts, &command.disk, &command.staging)?;
     let path = match &staged {
         Staged::Nothing => return Ok(false),
@@ -85,7 +90,7 @@ fn already_staged(kernel: &Kernel, command: &Stage, mounts: &Mounts) -> Result<b
             });
         }
         tracing::warn!(?path, "clearing a mount whose device is gone");
-        kernel.unmount_verified(&command.disk, &path)?;
+        *mounts = kernel.unmount_verified(&command.disk, &path)?;
         return Ok(false);
     };
     let in_slot = kernel.host.device_at(command.at)?;
